@@ -1,0 +1,1 @@
+"""The chain from stored events to logged trades: store, scheduler, window, forecaster, broker, ledger."""
