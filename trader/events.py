@@ -187,6 +187,23 @@ class Rejected:
     text: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewsRows:
+    """A piece of a news file: its good rows in columns, where each stood, and the rows refused.
+
+    row: (N,) int64, for each headline of ``news`` its row number in the file, the first data row being 1.
+    Raises BadNews where ``row`` and ``news`` differ in length.
+    """
+
+    news: NewsBatch
+    row: NDArray[np.int64]
+    rejected: Sequence[Rejected] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.row) != len(self.news):
+            raise BadNews("one row number for each headline", got=len(self.row), expected=len(self.news))
+
+
 # The day's events, in the order in which the scheduler emits them.
 
 

@@ -1,0 +1,129 @@
+"""Daily bars from Yahoo Finance through yfinance; the one place where Yahoo's many ways to fail are translated.
+
+yfinance's ``download()`` never raises, so this asks with ``Ticker.history`` and exceptions on, and takes an empty
+answer for a failure. Prices come unadjusted for dividends, with the adjusted close beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
+import warnings
+
+from feeds.price_files import EXCHANGE_ZONE, bars_of
+from trader.clock import Calendar
+from trader.errors import SourceError
+from trader.events import Bar, require_aware
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import requests
+
+TIMEOUT_S = 20
+
+
+def fetch_bars(
+    symbol: str, first: date, last: date, *, now: datetime, session: requests.Session | None = None
+) -> list[Bar]:
+    """Fetch the bars of the sessions from first to last, both included, that have closed by now; oldest first.
+
+    A session that closes after ``now`` is left out: its bar is not finished. The answer may start later than first
+    (a younger listing) and end before last (Yahoo has not the newest bar yet): look at the bars' sessions. A session
+    missing in between is refused, and so is an answer of nothing. Each bar is known_at its session's close; whoever
+    fetches live notes when it came.
+    session: what to ask with; by default yfinance's own. Yahoo's earlier answers are not taken from its cache.
+    Raises SourceError (unreachable, too many requests, a server error, a page instead of prices, unknown symbol,
+    a hole), TimeError for a naive now, BadBar for a row that is no bar.
+    """
+    require_aware(now)
+    calendar = Calendar()
+    due = [day for day in calendar.sessions(first, last) if calendar.cutoff(day) <= now]
+    if not due:
+        return []
+    with _translated(symbol):
+        table = _ask(symbol, first, last, session)
+    table = table[[day <= due[-1] for day in table.index.tz_convert(EXCHANGE_ZONE).date]]
+    if table.empty:
+        raise SourceError(
+            "Yahoo has no prices for these sessions",
+            where=symbol,
+            expected=f"{due[0]}..{due[-1]}",
+            do="check the symbol",
+        )
+    bars = bars_of(table.rename_axis("Date"), symbol=symbol, source=f"Yahoo {symbol}")
+    _refuse_holes(bars, due, symbol)
+    return bars
+
+
+def _ask(symbol: str, first: date, last: date, session: requests.Session | None) -> pd.DataFrame:
+    import yfinance
+    from yfinance.data import YfData
+
+    # Answers about past dates stay in a process-wide cache, where they would hide today's failure.
+    YfData.cache_get.cache_clear()
+    hidden = yfinance.config.debug.hide_exceptions
+    yfinance.config.debug.hide_exceptions = False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # yfinance 1.7 on pandas 3 warns of its own code
+            table: pd.DataFrame = yfinance.Ticker(symbol, session=session).history(
+                start=first.isoformat(),
+                end=(last + timedelta(days=1)).isoformat(),
+                auto_adjust=False,
+                actions=False,
+                keepna=True,
+                timeout=TIMEOUT_S,
+            )
+    finally:
+        yfinance.config.debug.hide_exceptions = hidden
+    if table.empty:
+        raise SourceError("Yahoo answered with nothing", where=symbol, do="check the symbol and the dates")
+    return table
+
+
+@contextmanager
+def _translated(symbol: str) -> Iterator[None]:
+    """Turn whatever yfinance raises into a SourceError that says what to do."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except Exception as error:  # three HTTP libraries, JSON, pandas and yfinance's own: no common root but this
+        what, do = _meaning(error)
+        detail = f"{type(error).__name__}: {str(error)[:160]}"
+        raise SourceError(what, where=symbol, got=detail, do=do) from error
+
+
+def _meaning(error: Exception) -> tuple[str, str]:
+    """Say what happened and what to do; classes are told apart by name where requests and curl_cffi each have one."""
+    from yfinance import exceptions
+
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if isinstance(error, exceptions.YFRateLimitError):
+        return "Yahoo refuses: too many requests (429)", "wait some minutes, then ask again"
+    if isinstance(error, exceptions.YFTickerMissingError):
+        return "Yahoo does not know the symbol or has no prices for it", "check the symbol"
+    if isinstance(error, exceptions.YFDataException):
+        return "Yahoo is down", "try again later"
+    if "JSONDecodeError" in names:
+        return "Yahoo answered with a page instead of prices", "it may block this address: try again later"
+    if "HTTPError" in names:
+        return "Yahoo's server failed", "try again later"
+    if names & {"ConnectionError", "Timeout", "DNSError", "RequestException", "OSError"}:
+        return "Yahoo cannot be reached", "check the network connection"
+    return "Yahoo's answer cannot be used", "try again later"
+
+
+def _refuse_holes(bars: list[Bar], due: list[date], symbol: str) -> None:
+    """Raise SourceError if a session between the first bar and the last has no bar."""
+    present = {bar.session for bar in bars}
+    holes = [day for day in due if bars[0].session < day < bars[-1].session and day not in present]
+    if holes:
+        raise SourceError(
+            f"Yahoo's answer lacks {len(holes)} sessions in its middle",
+            where=symbol,
+            got=f"none for {holes[0]}",
+            do="ask again, or import a price file",
+        )

@@ -1,0 +1,149 @@
+"""One training loop for every network here: AdamW, clipped gradients, early stopping, the best weights kept.
+
+A model hands over its network and three functions (an epoch's batches, a batch's loss, the validation score);
+the loop knows nothing of days or headlines. ``reproducible`` is the frame around it, and around every forecast:
+one thread and a random stream of its own, so that bits depend neither on the machine's cores nor on what ran before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+import math
+import os
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor, nn
+
+from models.base import FitReport
+from trader.errors import ModelError
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to descend.
+
+    learning_rate, weight_decay: AdamW's (decay on matrices alone, as in nanoGPT).   clip: largest gradient norm.
+    epochs: at most.   patience: epochs without a lower validation loss before it stops.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    epochs: int = 40
+    patience: int = 6
+
+
+@contextmanager
+def reproducible(seed: int | None = None, device: str = "cpu") -> Iterator[None]:
+    """Run one thread, with torch's random stream seeded apart; give threads and streams back as they were.
+
+    seed: of everything random in torch inside the frame; None draws nothing and leaves the streams alone.
+    device: "cpu" or "cuda"; on cuda only deterministic kernels run.
+    """
+    threads, place = torch.get_num_threads(), torch.device(device)
+    torch.set_num_threads(1)
+    try:
+        with ExitStack() as frame:
+            if place.type == "cuda":
+                frame.enter_context(_deterministic_kernels())
+            if seed is not None:
+                frame.enter_context(torch.random.fork_rng([place] if place.type == "cuda" else []))
+                torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _deterministic_kernels() -> Iterator[None]:
+    """Refuse kernels that add up in any order. Never entered on a CPU: asking costs an import of 1.5 seconds."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS at its first call
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def descend(
+    network: nn.Module,
+    recipe: Recipe,
+    seed: int,
+    batches: Callable[[np.random.Generator], Iterable[Batch]],
+    loss: Callable[[Batch], Tensor],
+    validate: Callable[[], tuple[float, float]],
+) -> FitReport:
+    """Train in place and leave the network with its best weights, in evaluation mode.
+
+    batches: from a generator seeded by ``seed``, one epoch's batches in order.   loss: of one batch, its mean, in nats.
+    validate: (log loss in nats, accuracy) of the network as it stands; called in evaluation mode without gradients.
+    Raises ModelError where a loss is not a number.
+    """
+    optimizer = _adamw(network, recipe)
+    parameters = list(network.parameters())
+    rng = np.random.default_rng(seed)
+    best, kept = FitReport(math.inf, 0.0), _copy(network)
+    epoch = 0
+    for epoch in range(1, recipe.epochs + 1):
+        network.train()
+        total = torch.zeros((), device=parameters[0].device)
+        for batch in batches(rng):
+            optimizer.zero_grad(set_to_none=True)
+            value = loss(batch)
+            value.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            optimizer.step()
+            total += value.detach()  # read once an epoch: reading each would wait for a GPU
+        score, accuracy = _evaluate(network, validate)
+        if not (math.isfinite(score) and math.isfinite(float(total))):
+            raise ModelError(
+                "the training loss is not a number",
+                where=f"epoch {epoch}",
+                got=f"training {float(total)}, validation {score}",
+                do="look for NaN in market, sentiment or embeddings, or lower learning_rate",
+            )
+        if score < best.validation_loss:
+            best, kept = FitReport(score, accuracy, epoch, epoch), _copy(network)
+        elif epoch - best.best_epoch >= recipe.patience:
+            break
+    network.load_state_dict(kept)
+    network.eval()
+    return FitReport(best.validation_loss, best.validation_accuracy, epoch, best.best_epoch)
+
+
+def log_loss(p_up: NDArray[np.float64], label: NDArray[np.float32]) -> tuple[float, float]:
+    """Return (mean log loss in nats, accuracy) of P(up) against labels 0 and 1, (B,) each.
+
+    >>> log_loss(np.array([0.5, 0.5]), np.array([0, 1], dtype=np.float32))
+    (0.6931471805599453, 0.5)
+    """
+    p = np.clip(p_up, 1e-12, 1 - 1e-12)
+    loss = -np.where(label > 0.5, np.log(p), np.log1p(-p)).mean()
+    return float(loss), float(((p_up > 0.5) == (label > 0.5)).mean())
+
+
+def _evaluate(network: nn.Module, validate: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+    network.eval()
+    with torch.no_grad():
+        return validate()
+
+
+def _adamw(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}

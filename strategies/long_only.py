@@ -1,0 +1,21 @@
+"""Long or flat, for accounts that cannot sell short."""
+
+from __future__ import annotations
+
+import math
+
+from strategies.base import abstained, bt, hold
+
+
+class LongOnly(bt.Strategy):  # type: ignore[misc]
+    """Hold +100 % of equity on signal +1, nothing on 0 and −1; keep the position where it abstained.
+
+    rebalance: trade the drift back to 100 % every session, instead of only where the side changes.
+    """
+
+    params = (("rebalance", False),)
+
+    def next(self) -> None:
+        """Decide on this close."""
+        if not abstained(self):
+            hold(self, max(0.0, self.data.signal[0]), band=0.0 if self.p.rebalance else math.inf)

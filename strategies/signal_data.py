@@ -1,0 +1,102 @@
+"""A backtrader feed that carries the project's signals beside the prices, for our broker and for your own Cerebro.
+
+    from strategies.base import FractionalSizes
+    from strategies.long_short import LongShort
+    from strategies.signal_data import SignalData
+
+    cerebro = bt.Cerebro(preload=False, runonce=False)
+    cerebro.adddata(SignalData(dataname=prices.join(signals, how="inner")))
+    cerebro.addstrategy(LongShort)
+    cerebro.broker.addcommissioninfo(FractionalSizes(commission=0.0001))
+    cerebro.run()
+
+``preload=False, runonce=False`` makes Cerebro draw one session at a time; otherwise it drains the feed first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+import math
+from typing import Any
+
+from strategies.base import bt
+
+PRICE_COLUMNS = ("open", "high", "low", "close", "volume")
+SIGNAL_COLUMNS = ("signal", "p_up")
+
+# (session, open, high, low, close, volume, signal, p_up)
+Row = tuple[date, float, float, float, float, float, float, float]
+
+
+class SignalData(bt.feed.DataBase):  # type: ignore[misc]
+    """Feed daily bars with the lines ``signal`` (−1, 0, +1) and ``p_up`` (NaN where the forecaster abstained).
+
+    dataname: a pandas DataFrame, one row a session, oldest first, indexed by day without a zone, with the columns
+        open, high, low, close, volume (in any case: Yahoo's and arch's names do), signal and p_up; or a sequence
+        of ``Row``, which is taken as it is.
+    Raises ValueError for a frame that backtrader would run without a word: a missing column, no rows, a day twice,
+    disorder, a zone, a price that is not a number, a signal that is not −1, 0 or +1, a side without p_up.
+    """
+
+    lines = SIGNAL_COLUMNS
+
+    def start(self) -> None:
+        """Check the frame and stand before its first row."""
+        super().start()
+        source = self.p.dataname
+        rows = frame_rows(source) if hasattr(source, "columns") else source
+        self._rows: Iterator[Row] = iter(rows)
+        names = ("datetime", *PRICE_COLUMNS, *SIGNAL_COLUMNS)
+        self._targets = [getattr(self.lines, name) for name in names]
+
+    def _load(self) -> bool:
+        row = next(self._rows, None)
+        if row is None:
+            return False
+        session, *numbers = row
+        # backtrader counts days as date.toordinal() does; a whole day is midnight, which no zone may shift.
+        self._targets[0][0] = float(session.toordinal())
+        for line, number in zip(self._targets[1:], numbers, strict=True):
+            line[0] = number
+        return True
+
+
+def frame_rows(frame: Any) -> Sequence[Row]:
+    """Turn a checked DataFrame into rows; raise ValueError as SignalData does."""
+    columns = {str(name).lower(): name for name in frame.columns}
+    missing = [name for name in (*PRICE_COLUMNS, *SIGNAL_COLUMNS) if name not in columns]
+    if missing:
+        raise ValueError(
+            f"SignalData: the frame lacks {', '.join(missing)}; it has {', '.join(map(str, frame.columns))}"
+        )
+    if not len(frame):
+        raise ValueError("SignalData: the frame has no rows; do the days of prices and signals overlap?")
+    days = _days(frame.index)
+    values = [frame[columns[name]].astype(float).tolist() for name in (*PRICE_COLUMNS, *SIGNAL_COLUMNS)]
+    rows: list[Row] = list(zip(days, *values, strict=True))
+    for row in rows:
+        _check_row(row)
+    return rows
+
+
+def _days(index: Any) -> list[date]:
+    if not hasattr(index, "to_pydatetime"):
+        raise ValueError(f"SignalData: the index must be days (a DatetimeIndex), got {type(index).__name__}")
+    if index.tz is not None:
+        raise ValueError(f"SignalData: the index is in {index.tz}; use days without a zone, index.tz_localize(None)")
+    if not (index == index.normalize()).all():
+        raise ValueError("SignalData: the index has times of day; one row a session, at midnight")
+    if not (index.is_monotonic_increasing and index.is_unique):
+        raise ValueError("SignalData: the days must rise, oldest first, each once")
+    return [instant.date() for instant in index.to_pydatetime()]
+
+
+def _check_row(row: Row) -> None:
+    session, *prices, volume, signal, p_up = row
+    if not all(math.isfinite(price) and price > 0 for price in prices) or not volume >= 0:
+        raise ValueError(f"SignalData: {session}: a price is not a positive number, got {(*prices, volume)}")
+    if signal not in (-1, 0, 1):
+        raise ValueError(f"SignalData: {session}: signal must be -1, 0 or 1, got {signal}; join with how='inner'")
+    if signal != 0 if math.isnan(p_up) else not 0 <= p_up <= 1:
+        raise ValueError(f"SignalData: {session}: p_up must lie in [0, 1], or be NaN with signal 0; got {p_up}")

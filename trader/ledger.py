@@ -1,0 +1,375 @@
+"""The record of every run, in SQLite: what was forecast, ordered, filled and earned, one transaction a session.
+
+Upstream the engine hands over each finished session; downstream are the reports, ``python -m trader runs``,
+``trades`` and ``why``, and anybody with an SQLite browser. A process killed at any point leaves whole sessions.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+import hashlib
+from itertools import accumulate
+import math
+from pathlib import Path
+import sqlite3
+from typing import TYPE_CHECKING, Any, Literal
+
+from trader.clock import Clock, WallClock
+from trader.errors import NoData, TimeError
+from trader.events import Signal, from_us, to_us
+from trader.ledger_schema import FoldFacts, RunFacts, day, immediate, plain, prepare, row_of, store_errors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from trader.metrics import Metric
+    from trader.records import SessionRecord
+
+__all__ = ["FoldFacts", "Ledger", "RoundTrip", "RunFacts", "signals_frame"]
+
+Status = Literal["finished", "stopped", "failed"]
+Row = dict[str, Any]
+
+# What makes two runs the same: these columns in this order, and nothing of runs, folds (seconds) or metrics.
+_HASHED = {
+    "signals": "session, symbol, p_up, side, model_id, reason, news_count, effective_news",
+    "news_weights": "session, symbol, rank, headline, weight",
+    "orders": "session, ref, symbol, size, status, reason",
+    "fills": "session, ref, part, symbol, size, price, reference_price, commission, slippage_cost",
+    "equity": "session, equity, equity_gross, cash, position, exposure, commission, slippage, borrow, interest, "
+    "always_buy_equity",
+}
+_KEYS = {"signals": 2, "news_weights": 3, "orders": 2, "fills": 3, "equity": 1}  # leading columns to sort by
+_INSERT = {
+    table: f"INSERT INTO {table} (run, {columns}) VALUES (?{', ?' * len(columns.split(','))})"
+    for table, columns in _HASHED.items()
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundTrip:
+    """A position from flat to flat, or to its reversal; ``exit`` and pnl are None while it is open.
+
+    size: the most units held, negative for a short.  entry_price, exit_price: means over the units.
+    pnl: money, net of slippage and commission but not of borrow and interest, which are the account's.
+    """
+
+    symbol: str
+    entry: date
+    exit: date | None = None
+    size: float
+    entry_price: float
+    exit_price: float | None = None
+    pnl: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Tail:
+    """Where a run's record ends, so that each session can be checked against the one before; "" before the first."""
+
+    session: str = ""
+    equity: float = 0.0
+    gross: float = 0.0
+
+
+class Ledger:
+    """One ledger file, open. Use as a context manager, from one thread."""
+
+    def __init__(self, db: Any, path: Path, clock: Clock) -> None:
+        self._db, self._conn, self.path, self._clock = db, db.conn, path, clock
+        self._tails: dict[int, _Tail] = {}
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
+        read_only: bool = False,
+        clock: Clock | None = None,
+    ) -> Ledger:
+        """Open a ledger, making the file and its folder unless read_only.
+
+        synchronous: FULL survives a power cut with every session, at one fsync each; NORMAL may lose the newest.
+        Raises NoData where there is nothing to read, StoreError where the file cannot be used.
+        """
+        from sqlite_utils import Database  # it imports pandas, too slow for --help
+
+        path = Path(path)
+        if read_only and not path.exists():
+            raise NoData("there is no ledger yet", where=path, do="run python -m trader backtest first")
+        with store_errors(path):
+            if not read_only:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            mode = "ro" if read_only else "rwc"
+            db = Database(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True))
+            try:
+                db.conn.execute("PRAGMA foreign_keys = ON")
+                db.conn.execute(f"PRAGMA synchronous = {synchronous}")
+                prepare(db, path)
+            except BaseException:
+                db.close()
+                raise
+        return cls(db, path, clock or WallClock())
+
+    def close(self) -> None:
+        """Close the file; the ledger cannot be used afterwards."""
+        with store_errors(self.path):
+            self._db.close()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Writing
+
+    def start_run(self, facts: RunFacts) -> int:
+        """Open a run with status "running" and return its number."""
+        row = {"status": "running", "started_at": to_us(self._clock.now()), **row_of(facts)}
+        with self._transaction():
+            return int(self._db["runs"].insert(row).last_pk)
+
+    def finish_run(self, run: int, status: Status, ledger_hash: str | None = None) -> None:
+        """Close a run; raise NoData if there is none of this number."""
+        self.resolve(run)
+        with self._transaction():
+            row = {"status": status, "finished_at": to_us(self._clock.now()), "ledger_hash": ledger_hash}
+            self._db["runs"].update(run, row)
+
+    def add_fold(self, run: int, fold: FoldFacts) -> None:
+        """Record one trained model."""
+        self.add_folds(run, [fold])
+
+    def add_folds(self, run: int, folds: Iterable[FoldFacts]) -> None:
+        """Record trained models, all or none."""
+        self.resolve(run)
+        rows = [{"run": run, **row_of(fold)} for fold in folds]
+        with self._transaction():
+            self._db["folds"].insert_all(rows)
+
+    def write_session(self, run: int, *, signal: Signal, record: SessionRecord, always_buy_equity: float) -> None:
+        """Record one whole session, or nothing of it; sessions come oldest first.
+
+        equity_gross(d) = equity_gross(d−1) · (equity(d) + costs(d)) / equity(d−1), the first one equity + costs.
+        Raises TimeError for disorder, StoreError for a number that is not finite or a file that cannot be written.
+        """
+        session, tail = day(signal.session), self._tail(run)
+        _check_order(run, session, record, tail)
+        gross = _gross(record, tail)
+        rows: dict[str, list[tuple[object, ...]]] = {
+            "signals": [_signal_row(run, session, signal)],
+            "news_weights": [(run, session, signal.symbol, rank, *top) for rank, top in enumerate(signal.top, start=1)],
+            "orders": [(run, day(o.session), o.ref, o.symbol, o.size, o.status, o.reason) for o in record.orders],
+            "fills": _fill_rows(run, record),
+            "equity": [_equity_row(run, session, record, gross, always_buy_equity)],
+        }
+        checked = {table: [plain(row, f"{table} {session}") for row in part] for table, part in rows.items()}
+        with self._transaction():
+            for table, part in checked.items():
+                self._conn.executemany(_INSERT[table], part)
+        self._tails[run] = _Tail(session, float(record.equity), gross)
+
+    def write_metrics(self, run: int, metrics: Iterable[Metric]) -> None:
+        """Record a run's figures, in place of any of the same name."""
+        self.resolve(run)
+        rows = [plain((run, m.name, m.of, m.value, m.low, m.high), f"metric {m.name} of {m.of}") for m in metrics]
+        with self._transaction():
+            self._conn.executemany(
+                'INSERT OR REPLACE INTO metrics (run, name, "of", value, low, high) VALUES (?, ?, ?, ?, ?, ?)', rows
+            )
+
+    # Reading
+
+    def resolve(self, run: int | str) -> int:
+        """Turn "latest" or a run's number into the number; raise NoData, naming the known ones, if there is none."""
+        known = [int(row["id"]) for row in self._query("SELECT id FROM runs ORDER BY id")]
+        if known and run == "latest":
+            return known[-1]
+        if str(run).isdecimal() and int(run) in known:
+            return int(run)
+        names = "none yet" if not known else ", ".join(map(str, known[-10:])) + (" …" if len(known) > 10 else "")
+        do = "name one of them, or latest" if known else "run python -m trader backtest first"
+        raise NoData("no such run", where=self.path, got=run, expected=f"one of {names}", do=do)
+
+    def runs(self) -> list[Row]:
+        """Return the view ``overview``, newest run first."""
+        return self._query("SELECT * FROM overview ORDER BY id DESC")
+
+    def run_facts(self, run: int | str) -> Row:
+        """Return the row of ``runs``, its instants as aware datetimes."""
+        (row,) = self._query("SELECT * FROM runs WHERE id = ?", self.resolve(run))
+        return row | {key: from_us(row[key]) if row[key] is not None else None for key in ("started_at", "finished_at")}
+
+    def trades(self, run: int | str) -> list[Row]:
+        """Return the view ``trades``: every order with what became of it, oldest first."""
+        return self._query("SELECT * FROM trades WHERE run = ? ORDER BY ref", self.resolve(run))
+
+    def round_trips(self, run: int | str) -> list[RoundTrip]:
+        """Return each position from its opening to its closing, oldest entry first."""
+        sql = "SELECT * FROM fills WHERE run = ? ORDER BY session, ref, part"
+        return _round_trips(self._query(sql, self.resolve(run)))
+
+    def metrics(self, run: int | str) -> list[Row]:
+        """Return the figures written for a run: name, of, value, low, high."""
+        return self._query('SELECT name, "of", value, low, high FROM metrics WHERE run = ?', self.resolve(run))
+
+    def equity(self, run: int | str) -> list[Row]:
+        """Return the table ``equity`` of a run, oldest first."""
+        return self._query("SELECT * FROM equity WHERE run = ? ORDER BY session", self.resolve(run))
+
+    def why(self, run: int | str, session: date) -> list[Signal]:
+        """Return a session's signals, one a symbol, whose ``top`` holds the headlines by weight, largest first.
+
+        Raises NoData where the run did not decide on that session.
+        """
+        number, key = self.resolve(run), day(session)
+        rows = self._query("SELECT * FROM signals WHERE run = ? AND session = ?", number, key)
+        if not rows:
+            (span,) = self._query("SELECT min(session) a, max(session) b FROM signals WHERE run = ?", number)
+            expected = f"a trading day from {span['a']} to {span['b']}" if span["a"] else "none: it has no session yet"
+            raise NoData("the run has no such session", where=f"run {number}", got=key, expected=expected)
+        return [self._signal(row) for row in rows]
+
+    def ledger_hash(self, run: int | str) -> str:
+        """Return the sha256 of a run's signals, news weights, orders, fills and equity, by natural key.
+
+        Floats count to the last bit. Run numbers, wall times and paths are left out, so that two runs with the
+        same seed have the same hash whenever and wherever they ran.
+        """
+        number, digest = self.resolve(run), hashlib.sha256()
+        with store_errors(self.path):
+            for table, columns in _HASHED.items():
+                key = ", ".join(columns.split(", ")[: _KEYS[table]])
+                digest.update(f"{table}\n".encode())
+                for row in self._conn.execute(f"SELECT {columns} FROM {table} WHERE run = ? ORDER BY {key}", (number,)):
+                    digest.update(f"{row!r}\n".encode())
+        return digest.hexdigest()
+
+    def _signal(self, row: Row) -> Signal:
+        sql = "SELECT headline, weight FROM news_weights WHERE run = ? AND session = ? AND symbol = ? ORDER BY rank"
+        top = tuple((w["headline"], w["weight"]) for w in self._query(sql, row["run"], row["session"], row["symbol"]))
+        values = {key: value for key, value in row.items() if key not in ("run", "session")}
+        return Signal(**values, session=date.fromisoformat(row["session"]), top=top)
+
+    def _tail(self, run: int) -> _Tail:
+        if run not in self._tails:
+            sql = "SELECT session, equity, equity_gross FROM equity WHERE run = ? ORDER BY session DESC LIMIT 1"
+            last = self._query(sql, self.resolve(run))
+            self._tails[run] = _Tail(*last[0].values()) if last else _Tail()
+        return self._tails[run]
+
+    def _query(self, sql: str, *values: object) -> list[Row]:
+        with store_errors(self.path):
+            return list(self._db.query(sql, values))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with store_errors(self.path), immediate(self._conn):
+            yield
+
+
+def signals_frame(path: Path | str, run: int | str = "latest", symbol: str | None = None) -> pd.DataFrame:
+    """Return a run's signals for somebody's own Cerebro script.
+
+    Index ``session`` (datetime64, oldest first); columns ``signal`` (−1, 0, +1) and ``p_up`` (NaN where it abstained).
+    Raises NoData where the run or the symbol is not there, or where it has several symbols and none was named.
+    """
+    import pandas as pd
+
+    with Ledger.open(path, read_only=True) as ledger:
+        number = ledger.resolve(run)
+        rows = ledger._query("SELECT session, symbol, side, p_up FROM signals WHERE run = ? ORDER BY session", number)
+    symbols = sorted({row["symbol"] for row in rows})
+    if (symbol is None and len(symbols) > 1) or (symbol is not None and symbol not in symbols):
+        raise NoData("name one symbol of the run", where=f"run {number}", got=symbol, expected=", ".join(symbols))
+    kept = [row for row in rows if symbol in (None, row["symbol"])]
+    index = pd.DatetimeIndex([row["session"] for row in kept], name="session")
+    columns = {"signal": [row["side"] for row in kept], "p_up": [row["p_up"] for row in kept]}
+    return pd.DataFrame(columns, index=index).astype({"signal": "int64", "p_up": "float64"})
+
+
+def _check_order(run: int, session: str, record: SessionRecord, tail: _Tail) -> None:
+    if day(record.session) != session:
+        raise TimeError("signal and account are of different sessions", got=record.session, expected=session)
+    if session <= tail.session:
+        raise TimeError("a session out of order", where=f"run {run}", got=session, expected=f"one after {tail.session}")
+    for fill in record.fills:
+        if fill.session != record.session:
+            raise TimeError("a fill of another session", where=f"run {run}", got=fill.session, expected=session)
+
+
+def _signal_row(run: int, session: str, signal: Signal) -> tuple[object, ...]:
+    facts = (signal.p_up, signal.side, signal.model_id, signal.reason, signal.news_count, signal.effective_news)
+    return (run, session, signal.symbol, *facts)
+
+
+def _fill_rows(run: int, record: SessionRecord) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    parts: Counter[int] = Counter()
+    for fill in record.fills:
+        parts[fill.order_ref] += 1
+        money = (fill.size, fill.price, fill.reference_price, fill.commission, fill.slippage_cost)
+        rows.append((run, day(fill.session), fill.order_ref, parts[fill.order_ref], fill.symbol, *money))
+    return rows
+
+
+def _equity_row(
+    run: int, session: str, record: SessionRecord, gross: float, always_buy_equity: float
+) -> tuple[object, ...]:
+    held = (record.cash, record.position, record.exposure)
+    flows = (record.commission, record.slippage, record.borrow, record.interest)
+    return (run, session, record.equity, gross, *held, *flows, always_buy_equity)
+
+
+def _gross(record: SessionRecord, tail: _Tail) -> float:
+    """Return equity_gross: what the account would hold had each day's return been spared that day's costs."""
+    before_costs = float(record.equity + record.commission + record.slippage + record.borrow)
+    if not tail.session:
+        return before_costs
+    if tail.equity <= 0:  # ruined: a return on nothing has no meaning, so count money
+        return tail.gross + before_costs - tail.equity
+    return tail.gross * before_costs / tail.equity
+
+
+def _round_trips(fills: Sequence[Row]) -> list[RoundTrip]:
+    trips: list[RoundTrip] = []
+    held: dict[str, list[tuple[float, Row]]] = {}  # (units, fill) of the open position of a symbol
+    for fill in fills:
+        parts = held.setdefault(fill["symbol"], [])
+        position = math.fsum(units for units, _ in parts)
+        against = position * fill["size"] < 0
+        closing = math.copysign(min(abs(position), abs(fill["size"])), fill["size"]) if against else fill["size"]
+        parts.append((closing, fill))
+        if against and abs(position + closing) <= 1e-9 * abs(position):
+            trips.append(_trip(parts, closed=True))
+            rest = fill["size"] - closing
+            held[fill["symbol"]] = [(rest, fill)] if abs(rest) > 1e-9 * abs(fill["size"]) else []
+    return sorted(trips + [_trip(parts, closed=False) for parts in held.values() if parts], key=lambda trip: trip.entry)
+
+
+def _trip(parts: Sequence[tuple[float, Row]], *, closed: bool) -> RoundTrip:
+    """Sum up one position from the units that each fill brought to it or took from it."""
+    first, last = parts[0], parts[-1]
+    entered = [(units, fill["price"]) for units, fill in parts if units * first[0] > 0]
+    left = [(units, fill["price"]) for units, fill in parts if units * first[0] < 0]
+    commission = math.fsum(fill["commission"] * units / fill["size"] for units, fill in parts)
+    sizes = list(accumulate(units for units, _ in parts))
+    return RoundTrip(
+        symbol=first[1]["symbol"],
+        entry=date.fromisoformat(first[1]["session"]),
+        exit=date.fromisoformat(last[1]["session"]) if closed else None,
+        size=max(sizes, key=abs),
+        entry_price=_mean_price(entered),
+        exit_price=_mean_price(left) if closed else None,
+        pnl=-math.fsum(units * price for units, price in entered + left) - commission if closed else None,
+    )
+
+
+def _mean_price(parts: Sequence[tuple[float, float]]) -> float:
+    return math.fsum(units * price for units, price in parts) / math.fsum(units for units, _ in parts)

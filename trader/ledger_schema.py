@@ -1,0 +1,294 @@
+"""The tables of the ledger, and the only place where SQLite's errors become ours; ``trader.ledger`` stands on it.
+
+Every table but ``runs`` has a natural key and only ever grows: a session is written once and never changed, and an
+order's outcome is not an update but its fills, joined by the view ``trades``. Sessions are ISO dates, instants are
+µs since 1970 UTC, money is in the market's currency, sizes are units of the symbol (negative = sell or short).
+The comments of the script are kept by SQLite, so whoever opens the file by another tool reads them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from datetime import date
+import math
+from pathlib import Path
+import sqlite3
+from typing import TYPE_CHECKING
+
+from trader.errors import StoreError, TimeError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+VERSION = 1
+
+TABLES = """
+CREATE TABLE runs (
+  id INTEGER PRIMARY KEY,
+  kind TEXT NOT NULL,                 -- backtest or paper
+  status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'stopped', 'failed')),
+  started_at INTEGER NOT NULL,        -- µs UTC
+  finished_at INTEGER,                -- µs UTC; null while running, and for ever after a kill
+  config TEXT NOT NULL,               -- the whole config.toml of the run, as it was used
+  seed INTEGER NOT NULL,
+  code_version TEXT NOT NULL,
+  first_session TEXT NOT NULL,        -- span of the data used, warm-up included
+  last_session TEXT NOT NULL,
+  data_hash TEXT NOT NULL,
+  market TEXT NOT NULL,
+  news TEXT NOT NULL,
+  model TEXT NOT NULL,
+  strategy TEXT NOT NULL,
+  execution TEXT NOT NULL,            -- next_open, next_close or close
+  ledger_hash TEXT                    -- sha256, see Ledger.ledger_hash
+) STRICT;
+
+CREATE TABLE folds (
+  run INTEGER NOT NULL REFERENCES runs(id),
+  fold INTEGER NOT NULL,
+  model_id TEXT NOT NULL,
+  train_first TEXT NOT NULL, train_last TEXT NOT NULL,
+  validation_first TEXT NOT NULL, validation_last TEXT NOT NULL,
+  use_first TEXT NOT NULL, use_last TEXT NOT NULL,
+  validation_loss REAL,               -- log loss, nats
+  validation_accuracy REAL,           -- share
+  epochs INTEGER NOT NULL,
+  train_seconds REAL NOT NULL,        -- wall time
+  cached INTEGER NOT NULL,            -- 1 where the model came from the cache
+  PRIMARY KEY (run, fold)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE signals (
+  run INTEGER NOT NULL REFERENCES runs(id),
+  session TEXT NOT NULL,
+  symbol TEXT NOT NULL,
+  p_up REAL CHECK (p_up BETWEEN 0 AND 1),  -- P(close(d+1) > close(d)); null where the chain abstained
+  side INTEGER NOT NULL CHECK (side IN (-1, 0, 1)),
+  model_id TEXT NOT NULL,
+  reason TEXT NOT NULL,               -- why it abstained, or ''
+  news_count INTEGER NOT NULL,
+  effective_news REAL NOT NULL,       -- exp of the entropy of the day's weights, headlines
+  PRIMARY KEY (run, session, symbol)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE news_weights (
+  run INTEGER NOT NULL,
+  session TEXT NOT NULL,
+  symbol TEXT NOT NULL,
+  rank INTEGER NOT NULL,              -- 1 = the largest weight
+  headline TEXT NOT NULL,
+  weight REAL NOT NULL,               -- share of the day's attention
+  PRIMARY KEY (run, session, symbol, rank),
+  FOREIGN KEY (run, session, symbol) REFERENCES signals(run, session, symbol)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE orders (
+  run INTEGER NOT NULL REFERENCES runs(id),
+  session TEXT NOT NULL,              -- in which it was decided
+  ref INTEGER NOT NULL,               -- 1, 2, 3 … within the run
+  symbol TEXT NOT NULL,
+  size REAL NOT NULL,
+  status TEXT NOT NULL,               -- how it ended: completed, cut, cancelled, expired, open at end
+  reason TEXT NOT NULL,               -- why it was cut, or ''
+  PRIMARY KEY (run, ref)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE fills (
+  run INTEGER NOT NULL,
+  session TEXT NOT NULL,              -- in which it was executed
+  ref INTEGER NOT NULL,               -- the order's
+  part INTEGER NOT NULL,              -- 1, 2 … within order and session
+  symbol TEXT NOT NULL,
+  size REAL NOT NULL,
+  price REAL NOT NULL,                -- paid or received, slippage in it
+  reference_price REAL NOT NULL,      -- the market's, before slippage
+  commission REAL NOT NULL,
+  slippage_cost REAL NOT NULL,
+  PRIMARY KEY (run, ref, session, part),
+  FOREIGN KEY (run, ref) REFERENCES orders(run, ref)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE equity (
+  run INTEGER NOT NULL REFERENCES runs(id),
+  session TEXT NOT NULL,
+  equity REAL NOT NULL,               -- net of all costs, at the close
+  equity_gross REAL NOT NULL,         -- compounded daily returns with each day's costs added back
+  cash REAL NOT NULL,
+  position REAL NOT NULL,             -- units held at the close
+  exposure REAL NOT NULL,             -- position value over equity
+  commission REAL NOT NULL,           -- these four: paid or earned in this session
+  slippage REAL NOT NULL,
+  borrow REAL NOT NULL,
+  interest REAL NOT NULL,
+  always_buy_equity REAL NOT NULL,    -- the same account, long every day, same costs
+  PRIMARY KEY (run, session)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE metrics (
+  run INTEGER NOT NULL REFERENCES runs(id),
+  name TEXT NOT NULL,
+  "of" TEXT NOT NULL CHECK ("of" IN ('signals', 'net', 'gross', 'always_buy', 'excess')),
+  value REAL, low REAL, high REAL,    -- null where undefined; low and high: 95 % interval
+  PRIMARY KEY (run, name, "of")
+) STRICT, WITHOUT ROWID;
+"""
+
+VIEWS = {
+    # One row an order, with what became of it; price and reference price are means over its parts.
+    "trades": """
+SELECT o.run, o.ref, o.session AS decided, o.symbol, o.size,
+       o.status, o.reason, max(f.session) AS filled, sum(f.size) AS filled_size,
+       sum(f.size * f.price) / sum(f.size) AS price,
+       sum(f.size * f.reference_price) / sum(f.size) AS reference_price,
+       sum(f.commission) AS commission, sum(f.slippage_cost) AS slippage_cost
+FROM orders o LEFT JOIN fills f ON f.run = o.run AND f.ref = o.ref
+GROUP BY o.run, o.ref""",
+    # What `runs` shows: everything short about a run, with its net Sharpe ratio.
+    "overview": """
+SELECT r.id, r.kind, r.status, datetime(r.started_at / 1000000, 'unixepoch') AS started_utc,
+       datetime(r.finished_at / 1000000, 'unixepoch') AS finished_utc,
+       r.market, r.news, r.model, r.strategy, r.execution, r.seed,
+       (SELECT count(*) FROM equity e WHERE e.run = r.id) AS sessions,
+       (SELECT min(session) FROM equity e WHERE e.run = r.id) AS traded_from,
+       (SELECT max(session) FROM equity e WHERE e.run = r.id) AS traded_to,
+       m.value AS sharpe, m.low AS sharpe_low, m.high AS sharpe_high, r.ledger_hash
+FROM runs r LEFT JOIN metrics m ON m.run = r.id AND m.name = 'sharpe' AND m."of" = 'net'""",
+}
+
+_NATIVE = {float, int, str, type(None)}
+
+_ADVICE = {
+    "SQLITE_BUSY": "wait for the other program that writes to it, then run again",
+    "SQLITE_LOCKED": "wait for the other program that writes to it, then run again",
+    "SQLITE_FULL": "free some disk space; the sessions written before are kept",
+    "SQLITE_IOERR": "check the disk and its free space; the sessions written before are kept",
+    "SQLITE_READONLY": "make the file and its folder writable, or choose another home with --home",
+    "SQLITE_CANTOPEN": "check that the folder exists and may be written, or choose another home with --home",
+    "SQLITE_NOTADB": "move the file away or choose another home with --home",
+    "SQLITE_CORRUPT": "move the file away (sqlite3 FILE .recover may save its rows) or choose another home with --home",
+}
+
+
+@contextmanager
+def store_errors(path: Path | str) -> Iterator[None]:
+    """Turn whatever SQLite or the file system raises inside into one StoreError that names the file."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        code = getattr(error, "sqlite_errorname", None) or ""
+        advice = next((do for name, do in _ADVICE.items() if code.startswith(name)), None)
+        raise StoreError(f"the ledger cannot be used: {error}", where=path, do=advice) from error
+
+
+@contextmanager
+def immediate(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run the block in one transaction that owns the write lock from its start; undo all of it on any exception.
+
+    sqlite-utils' own ``atomic()`` begins DEFERRED, and a deferred reader that turns writer beside another writer
+    fails at once, busy timeout or not.
+    """
+    try:
+        connection.execute("BEGIN IMMEDIATE")  # inside, for Ctrl-C may come right after it
+        yield
+        connection.commit()
+    except BaseException:
+        if connection.in_transaction:  # a full disk has rolled back by itself
+            connection.rollback()
+        raise
+
+
+def prepare(db: Database, path: Path | str) -> None:
+    """Create the tables in an empty file; raise StoreError if the file holds something else."""
+    if _is_ours(db, path):
+        return
+    db.enable_wal()
+    with immediate(db.conn):
+        if _is_ours(db, path):  # another process may have made them while this one waited
+            return
+        for statement in TABLES.split(";\n"):
+            db.conn.execute(statement)
+        for name, sql in VIEWS.items():
+            db.create_view(name, sql)
+        db.conn.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _is_ours(db: Database, path: Path | str) -> bool:
+    (found,) = db.conn.execute("PRAGMA user_version").fetchone()
+    tables = db.table_names()
+    if found == VERSION and "runs" in tables:
+        return True
+    if found or tables:
+        raise StoreError(
+            "the file is an SQLite database but not a ledger of this version",
+            where=path,
+            got=f"version {found}, tables {', '.join(tables[:5]) or 'none'}",
+            expected=f"version {VERSION}",
+            do="move it away or choose another home with --home",
+        )
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """What a run is, stated before it starts; ``config`` is the whole text, the sessions are the data's span."""
+
+    kind: str
+    config: str
+    seed: int
+    code_version: str
+    first_session: date
+    last_session: date
+    data_hash: str
+    market: str
+    news: str
+    model: str
+    strategy: str
+    execution: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldFacts:
+    """One trained model: its spans (both ends included), its validation log loss (nats) and accuracy or None."""
+
+    fold: int
+    model_id: str
+    train_first: date
+    train_last: date
+    validation_first: date
+    validation_last: date
+    use_first: date
+    use_last: date
+    validation_loss: float | None
+    validation_accuracy: float | None
+    epochs: int
+    train_seconds: float
+    cached: bool
+
+
+def row_of(facts: RunFacts | FoldFacts) -> dict[str, object]:
+    """Turn facts into a row by column: dates to ISO text, flags to 0 and 1."""
+    values = {column.name: getattr(facts, column.name) for column in fields(facts)}
+    for name, value in values.items():
+        if isinstance(value, date):
+            values[name] = day(value)
+        elif isinstance(value, bool):
+            values[name] = int(value)
+    return dict(zip(values, plain(tuple(values.values()), type(facts).__name__), strict=True))
+
+
+def day(session: date) -> str:
+    """Return a session as its key; raise TimeError for anything that is more than a date."""
+    if type(session) is not date:  # a datetime is a date too, and would be another key
+        raise TimeError("a session is a date without a time", got=session)
+    return session.isoformat()
+
+
+def plain(row: Sequence[object], where: str) -> tuple[object, ...]:
+    """Turn numpy scalars into Python's; raise StoreError for NaN and infinity, which SQLite would make NULL."""
+    plain = tuple(v if type(v) in _NATIVE else v.item() if hasattr(v, "item") else v for v in row)
+    for value in plain:
+        if type(value) is float and not math.isfinite(value):
+            raise StoreError("a number that is not finite", where=where, got=value, do="write None for what is unknown")
+    return plain

@@ -1,0 +1,120 @@
+"""What the broker is told (costs) and what it reports (orders, fills, one record a session); no backtrader here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+import math
+from typing import Literal
+
+from trader.errors import ConfigError
+
+Execution = Literal["next_open", "next_close", "close"]
+StaleOpen = Literal["next_close", "open"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """What an account starts with and pays.
+
+    cash: at the start, in the symbol's currency.
+    commission_bps: of the value traded.   slippage_bps: of the price, against us, on every market order.
+    borrow_bps_a_year: of the value sold short at the previous close, for each calendar day, a 365th a day.
+    cash_rate: a year, as a fraction; what idle cash earns, also a 365th for each calendar day, and what the Sharpe
+        ratio charges. Idle cash is equity − |position value| where that is positive: the proceeds of a short sale
+        and its collateral earn nothing.
+    Raises ConfigError for cash that is not positive and a cost that is not a number ≥ 0.
+    """
+
+    cash: float = 100_000.0
+    commission_bps: float = 1.0
+    slippage_bps: float = 1.0
+    borrow_bps_a_year: float = 50.0
+    cash_rate: float = 0.02
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cash) and self.cash > 0):
+            raise ConfigError("cash must be a positive number", got=self.cash)
+        for name in ("commission_bps", "slippage_bps", "borrow_bps_a_year", "cash_rate"):
+            cost = getattr(self, name)
+            if not (math.isfinite(cost) and cost >= 0):
+                raise ConfigError(f"{name} must be a number ≥ 0", got=cost)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FillRecord:
+    """An executed order. session: of the fill.   size: units, negative where sold.
+
+    price: paid or got, slippage in it.   reference_price: the open, close, stop or limit it was executed at.
+    commission, slippage_cost: in currency; slippage_cost = |size| · |price − reference_price|.
+    """
+
+    session: date
+    order_ref: int
+    symbol: str
+    size: float
+    price: float
+    reference_price: float
+    commission: float
+    slippage_cost: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderRecord:
+    """An order that has come to its end. session: of the decision.   ref: counted from 1 in each run.
+
+    size: units as sent, negative for a sale; 0 where the exposure limit left nothing to send.
+    status: "completed"; "cut" (completed, or dropped, at a smaller size than the strategy wanted); "cancelled" or
+    "expired" (by the strategy's own doing); "open at end" (decided on the last session: it never fills).
+    reason: why it was cut, else empty.
+    """
+
+    session: date
+    ref: int
+    symbol: str
+    size: float
+    status: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """One session of the account, after its close and, with execution "close", after the fills at that close.
+
+    signal, p_up: this session's side and probability (None where the forecaster abstained).
+    equity: net of all costs, at the close.   cash: equity − position value.   position: units, negative if short.
+    exposure: position value / equity.
+    commission, slippage, borrow: paid this session, ≥ 0.   interest: earned this session by idle cash.
+    orders: those that came to their end in this session, decided now or before.   fills: of this session.
+    """
+
+    session: date
+    signal: int
+    p_up: float | None
+    equity: float
+    cash: float
+    position: float
+    exposure: float
+    commission: float
+    slippage: float
+    borrow: float
+    interest: float
+    orders: tuple[OrderRecord, ...]
+    fills: tuple[FillRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TradeSummary:
+    """What a run has to say of itself.
+
+    stale_opens: on how many sessions the open equals the previous close exactly: it was not a price.
+    optimistic: whether orders got the very close they were decided on.
+    orders, fills: how many.   cut: the orders cut by the exposure limit, with the reason of each.
+    """
+
+    sessions: int
+    stale_opens: int
+    optimistic: bool
+    orders: int
+    fills: int
+    cut: tuple[OrderRecord, ...]

@@ -1,0 +1,99 @@
+"""Trained models on disk: safetensors and a JSON manifest in a folder named by content.
+
+A model's id is the hash of everything that shaped it, its training data included; so a model found under an id IS the
+one that training again would give. Files are written under a temporary name, fsynced and renamed. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import hashlib
+import json
+import os
+from pathlib import Path
+import shutil
+import tempfile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.base import Weights
+from trader.errors import ModelError
+
+WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
+
+
+class Registry:
+    """The folder of trained models."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def has(self, model_id: str) -> bool:
+        """Tell whether a whole model of this id is there."""
+        return (self.folder / model_id / MANIFEST).is_file()
+
+    def save(self, model_id: str, weights: Mapping[str, NDArray[np.generic]], manifest: Mapping[str, Any]) -> None:
+        """Write a model, whole or not at all; one that is already there stays."""
+        from safetensors.numpy import save
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            blob = save({name: np.array(value, order="C") for name, value in weights.items()})
+            facts = {**manifest, "weights_sha256": hashlib.sha256(blob).hexdigest()}
+            temporary = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
+            try:
+                _write(temporary / WEIGHTS, blob)
+                _write(temporary / MANIFEST, json.dumps(facts, indent=1, sort_keys=True).encode())
+                _sync_folder(temporary)
+                if not self.has(model_id):
+                    temporary.rename(self.folder / model_id)
+                    _sync_folder(self.folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        except OSError as error:
+            raise ModelError(
+                "the model cannot be written", where=self.folder, got=error.strerror, do="free space or choose --home"
+            ) from error
+
+    def manifest(self, model_id: str) -> dict[str, Any]:
+        """Return the manifest; raise ModelError if the model is missing or its manifest unreadable."""
+        path = self.folder / model_id / MANIFEST
+        try:
+            found: dict[str, Any] = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ModelError("no readable manifest", where=path, do="delete that folder and run again") from error
+        return found
+
+    def load(self, model_id: str) -> Weights:
+        """Return the weights; raise ModelError if they are missing or not the ones that the manifest names."""
+        from safetensors.numpy import load
+
+        path = self.folder / model_id / WEIGHTS
+        try:
+            blob = path.read_bytes()
+        except OSError as error:
+            raise ModelError("weights missing", where=path, do="delete that folder and run again") from error
+        if hashlib.sha256(blob).hexdigest() != self.manifest(model_id).get("weights_sha256"):
+            raise ModelError(
+                "weights are damaged: their hash differs from the manifest's",
+                where=path,
+                do="delete that folder and run again",
+            )
+        return dict(load(blob))
+
+
+def _write(path: Path, blob: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(blob)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,240 @@
+"""What a person and a machine see of a finished run: one table, a few sentences, or one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import json
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from trader.events import Signal
+
+if TYPE_CHECKING:
+    from trader.engine import Outcome
+
+WIDTH = 100
+DASH = "–"
+
+
+def as_json(outcome: Outcome) -> str:
+    """Return the run as one JSON object: every figure as {value, low, high}, stages in seconds, where the ledger is."""
+    signals = outcome.forecasts.signals
+    return json.dumps(
+        {
+            "run": outcome.run,
+            "sessions": len(signals),
+            "first_session": str(signals[0].session),
+            "last_session": str(signals[-1].session),
+            **outcome.report.to_json(),
+            "rivals": outcome.rivals,
+            "stale_opens": outcome.trading.stale_opens,
+            "folds": len(outcome.forecasts.folds),
+            "folds_trained": sum(not fold.cached for fold in outcome.forecasts.folds),
+            "stages": outcome.stages,
+            "bare_backtrader_seconds": outcome.bare_seconds,
+            "notes": list(outcome.notes),
+            "ledger": str(outcome.home.ledger),
+            "ledger_hash": outcome.ledger_hash,
+        },
+        indent=1,
+        ensure_ascii=False,
+    )
+
+
+def figures(outcome: Outcome) -> Table:
+    """Return the table of a run's figures, at most 100 columns wide, each with its 95 % interval."""
+    run, report = outcome.config.run, outcome.report
+    signals = outcome.forecasts.signals
+    title = (
+        f"Run {outcome.run}: {run.model} on {run.market}, news {run.news}, {run.strategy}, {run.execution}\n"
+        f"{len(signals):,} sessions, {signals[0].session} to {signals[-1].session}; "
+        f"{len(outcome.forecasts.folds)} models, lookback {run.lookback}, seed {run.seed}"
+    )
+    table = Table(title=title, title_justify="left", title_style="bold", width=WIDTH, pad_edge=False)
+    table.add_column("95 % interval in brackets", ratio=3)
+    table.add_column(run.model, justify="right", ratio=4)
+    table.add_column("Always Buy", justify="right", ratio=4)
+    for name in outcome.rivals:
+        table.add_column(name, justify="right", ratio=2)
+    _signal_rows(table, outcome)
+    for label, name, of, style in _ACCOUNT:
+        row = [
+            label,
+            _figure(report, name, of, style),
+            _figure(report, name, "always_buy", style) if of == "net" else "",
+        ]
+        table.add_row(*row, *("" for _ in outcome.rivals))
+    table.add_section()
+    for label, name, style in _EXCESS:
+        table.add_row(label, _figure(report, name, "excess", style), "", *("" for _ in outcome.rivals))
+    return table
+
+
+# label, name, of whom, how it is written
+_SIGNALS = (
+    ("accuracy", "accuracy", "percent"),
+    ("paper PnL, sum of returns", "paper_pnl", "ratio"),
+    ("paper Sharpe", "paper_sharpe", "ratio"),
+)
+_ACCOUNT = (
+    ("PnL, net of costs", "pnl", "net", "money"),
+    ("Sharpe, net", "sharpe", "net", "ratio"),
+    ("annual return, net", "annual_return", "net", "percent"),
+    ("annual volatility", "annual_volatility", "net", "percent"),
+    ("max drawdown", "max_drawdown", "net", "percent"),
+    ("PnL, gross of costs", "pnl", "gross", "money"),
+    ("Sharpe, gross", "sharpe", "gross", "ratio"),
+    ("costs paid", "costs", "net", "money"),
+    ("turnover a year", "turnover", "net", "times"),
+    ("exposure, mean", "exposure", "net", "percent"),
+    ("hit rate, sessions in position", "hit_rate", "net", "percent"),
+)
+_EXCESS = (
+    ("excess Sharpe over Always Buy", "excess_sharpe", "ratio"),
+    ("excess annual return", "excess_return", "percent"),
+)
+
+
+def _signal_rows(table: Table, outcome: Outcome) -> None:
+    table.add_row(Text("Signals, close to close, no costs", style="italic"))
+    for label, name, style in _SIGNALS:
+        cells = [_figure(outcome.report, name, of, style) for of in ("signals", "always_buy")]
+        table.add_row(label, *cells, *(_written(rival.get(name), style) for rival in outcome.rivals.values()))
+    table.add_section()
+    table.add_row(Text(f"Account, executed at {outcome.config.run.execution}", style="italic"))
+
+
+def _figure(report: Any, name: str, of: str, style: str) -> str:
+    try:
+        metric = report.get(name, of)
+    except KeyError:
+        return ""
+    if metric.low is None or metric.high is None:
+        return _written(metric.value, style)
+    return f"{_written(metric.value, style)} [{_written(metric.low, style)}, {_written(metric.high, style)}]"
+
+
+def _written(value: float | None, style: str) -> str:
+    """Write a figure as a person reads it.
+
+    >>> _written(0.5312, "percent"), _written(-12345.6, "money"), _written(None, "ratio")
+    ('53.1 %', '−12,346', '–')
+    """
+    if value is None:
+        return DASH
+    written = {
+        "percent": f"{value * 100:.1f} %",
+        "ratio": f"{value:.2f}",
+        "money": f"{value:,.0f}",
+        "times": f"{value:.1f} ×",
+    }[style]
+    return written.replace("-", "−")
+
+
+def closing_lines(outcome: Outcome) -> list[str]:
+    """Return what stands below the table: verdict, notes, definitions, times, where the ledger lies, what to run next."""
+    report, run = outcome.report, outcome.run
+    last = outcome.forecasts.signals[-1].session
+    paragraphs = [
+        report.verdict,
+        *outcome.notes,
+        f"Sharpe = {report.sharpe_definition}. Intervals: stationary bootstrap, {report.resamples:,} resamples, mean "
+        f"block {report.block_length} sessions; the excess is paired, on the same resampled days.",
+        _stage_line(outcome),
+    ]
+    lines = [line for part in paragraphs for line in textwrap.wrap(part, WIDTH)]
+    return [
+        *lines,
+        f"Ledger {outcome.home.ledger}, run {run}, hash {outcome.ledger_hash[:16]}…",
+        f"Next: python -m trader trades {run}",
+        f"      python -m trader why {run} {last}",
+    ]
+
+
+def _stage_line(outcome: Outcome) -> str:
+    spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.stages.items())
+    ratio = outcome.stages["broker"] / outcome.bare_seconds if outcome.bare_seconds else 0.0
+    trained = sum(not fold.cached for fold in outcome.forecasts.folds)
+    return (
+        f"Seconds: {spent}. {trained} of {len(outcome.forecasts.folds)} models trained now, the others were cached. "
+        f"Bare backtrader over the same bars took {outcome.bare_seconds:.2f} s, our broker {ratio:.2f} times that."
+    )
+
+
+def plain_table(names: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> Table:
+    """Return a table of any rows; ``right`` numbers the columns that are set to the right."""
+    table = Table(pad_edge=False)
+    for at, name in enumerate(names):
+        table.add_column(name, justify="right" if at in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell) if cell is not None else DASH) for cell in row))
+    return table
+
+
+def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the list of runs, newest first."""
+    cells = [
+        (
+            row["id"],
+            row["status"],
+            row["started_utc"],
+            row["market"],
+            row["news"],
+            row["model"],
+            row["strategy"],
+            row["sessions"],
+            f"{row['traded_from']}\n{row['traded_to']}",
+            DASH
+            if row["sharpe"] is None
+            else f"{row['sharpe']:.2f}\n[{row['sharpe_low']:.2f}, {row['sharpe_high']:.2f}]",
+        )
+        for row in rows
+    ]
+    names = ("run", "status", "started (UTC)", "market", "news", "model", "strategy", "days", "span", "Sharpe, net")
+    return plain_table(names, cells, right=(0, 7, 9))
+
+
+def trades_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return orders with what became of them, oldest first."""
+    cells = [
+        (
+            row["ref"],
+            row["decided"],
+            row["filled"],
+            row["symbol"],
+            f"{row['size']:+,.4f}",
+            _number(row["price"], ",.2f"),
+            _number(row["commission"], ",.2f"),
+            _number(row["slippage_cost"], ",.2f"),
+            row["status"] + (f": {row['reason']}" if row["reason"] else ""),
+        )
+        for row in rows
+    ]
+    names = ("order", "decided", "filled", "symbol", "size", "price", "commission", "slippage", "status")
+    return plain_table(names, cells, right=(0, 4, 5, 6, 7))
+
+
+def _number(value: float | None, style: str) -> str:
+    return DASH if value is None else format(value, style)
+
+
+def why_lines(signal: Signal) -> list[str]:
+    """Return a session's decision and its headlines by weight, as lines of at most 100 columns."""
+    if signal.p_up is None:
+        return [f"{signal.session} {signal.symbol}: no decision ({signal.reason}); the position was kept."]
+    side = {1: "long", -1: "short", 0: "no side"}[signal.side]
+    lines = [
+        f"{signal.session} {signal.symbol}: {side}, P(up) {signal.p_up:.4f}, model {signal.model_id}",
+        f"{signal.news_count:,} headlines, as spread as {signal.effective_news:.1f} equal ones.",
+    ]
+    if not signal.top:
+        return [*lines, "This model weighs no headlines." if signal.news_count else "No headline that session."]
+    lines.append("weight  × mean  headline")
+    for headline, weight in signal.top:
+        first, *others = textwrap.wrap(headline, WIDTH - 16) or [""]
+        lines.append(f"{weight:6.4f}  {weight * signal.news_count:5.2f}  {first}")
+        lines += [f"{'':16}{more}" for more in others]
+    return lines
