@@ -128,7 +128,7 @@ def cpi_facts(core_cpi: pd.Series) -> pd.DataFrame:
 
 def trailing_rank(values: pd.Series) -> pd.Series:
     """Return each value's rank among the last 250 sessions, itself included, in (0, 1]; NaN before 60 are there."""
-    return pd.Series(values.rolling(YEAR, min_periods=ENOUGH).rank(pct=True))
+    return values.rolling(YEAR, min_periods=ENOUGH).rank(pct=True)
 
 
 def _calendar_days() -> NDArray[np.datetime64]:
@@ -163,7 +163,8 @@ def _streak(signs: NDArray[np.float64]) -> NDArray[np.float64]:
 def _crossed(distance: pd.Series) -> pd.Series:
     """Return 1 on a session that closes above the average after one below it, −1 on the reverse, else 0."""
     side = np.sign(distance)
-    return ((side - side.shift(1)) / 2).where(side * side.shift(1) < 0, 0.0)
+    crossed: pd.Series = ((side - side.shift(1)) / 2).where(side * side.shift(1) < 0, 0.0)
+    return crossed
 
 
 def _sessions_beaten(values: NDArray[np.floating]) -> NDArray[np.float64]:

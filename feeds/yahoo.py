@@ -44,7 +44,7 @@ def fetch_bars(
         return []
     with _translated(symbol):
         table = _ask(symbol, first, last, session)
-    table = table[[day <= due[-1] for day in table.index.tz_convert(EXCHANGE_ZONE).date]]
+        table = table[[first <= day <= due[-1] for day in _days_of(table)]]
     if table.empty:
         raise SourceError(
             "Yahoo has no prices for these sessions",
@@ -83,6 +83,12 @@ def _ask(symbol: str, first: date, last: date, session: requests.Session | None)
     return table
 
 
+def _days_of(table: pd.DataFrame) -> list[date]:
+    import pandas as pd
+
+    return list(pd.DatetimeIndex(table.index).tz_convert(EXCHANGE_ZONE).date)
+
+
 @contextmanager
 def _translated(symbol: str) -> Iterator[None]:
     """Turn whatever yfinance raises into a SourceError that says what to do."""
@@ -101,16 +107,18 @@ def _meaning(error: Exception) -> tuple[str, str]:
     from yfinance import exceptions
 
     names = {kind.__name__ for kind in type(error).__mro__}
-    if isinstance(error, exceptions.YFRateLimitError):
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, exceptions.YFRateLimitError) or status == 429:
         return "Yahoo refuses: too many requests (429)", "wait some minutes, then ask again"
-    if isinstance(error, exceptions.YFTickerMissingError):
-        return "Yahoo does not know the symbol or has no prices for it", "check the symbol"
+    if isinstance(error, exceptions.YFTickerMissingError) or status == 404:
+        return "Yahoo has no prices for the symbol", "check the symbol, or try again later"
     if isinstance(error, exceptions.YFDataException):
         return "Yahoo is down", "try again later"
     if "JSONDecodeError" in names:
-        return "Yahoo answered with a page instead of prices", "it may block this address: try again later"
+        # yfinance 1.7 parses the body whatever the status was, so a 500 and a block page look alike here.
+        return "Yahoo answered with a page instead of prices", "a server error or a block: try again later"
     if "HTTPError" in names:
-        return "Yahoo's server failed", "try again later"
+        return f"Yahoo's server failed ({status})", "try again later"
     if names & {"ConnectionError", "Timeout", "DNSError", "RequestException", "OSError"}:
         return "Yahoo cannot be reached", "check the network connection"
     return "Yahoo's answer cannot be used", "try again later"

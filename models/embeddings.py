@@ -262,7 +262,7 @@ def _unwritable(place: Path, error: OSError) -> StoreError:
         "the cache cannot be written",
         where=place,
         got=error.strerror or error,
-        do="free space or choose another --home",
+        do="free some space or choose another --home",
     )
 
 

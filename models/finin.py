@@ -23,8 +23,8 @@ What the paper leaves open, and what is done here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 import math
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.base import Days, FitReport, Prediction, Standardiser, Weights
-from models.fitting import Recipe, descend, log_loss, reproducible
+from models.fitting import Recipe, descend, held, log_loss, reproducible, runs
 from trader.errors import ConfigError, ModelError
 
 # Bits come from shapes: what a forecast runs through is shaped by the day's own number of headlines and by nothing
@@ -43,7 +43,9 @@ from trader.errors import ConfigError, ModelError
 # HEAD_BATCH at a time, and what is missing to a full batch is filled with dummies. Measured: in a matrix product of
 # 2, 3, 5, 6, 7, 9 … rows the last rows are rounded otherwise than the first, in multiples of 4 all alike.
 PAD, PAD_TOKENS, HEAD_BATCH = 16, 1024, 64
-HELD_BYTES = 64 << 20  # embeddings of a training span up to this size are read once and kept for all epochs
+
+
+HEADS = ("mlp", "cnn", "lstm")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ class FininConfig:
     learning_rate: float = 1e-3  # AdamW's; ours
     weight_decay: float = 0.1  # AdamW's, on matrices; ours
     clip: float = 1.0  # largest gradient norm; ours
-    epochs: int = 40  # at most; ours
+    epochs: int = 30  # at most; ours
     patience: int = 6  # epochs without a lower validation log loss; ours
     batch_days: int = 32  # decisions in a training step, consecutive; ours
     train_headlines: int = 256  # most headlines of a day in one training step, 0 for all; ours
@@ -84,69 +86,55 @@ class FininConfig:
 
 
 class Block(NamedTuple):
-    """B days side by side; mask is True where there is a headline, and padding is zero."""
+    """B days side by side, of N headlines at most; their headlines in one column of M, dummies being zero."""
 
     market: Tensor  # (B, F) standardised
-    text: Tensor  # (B, N, D) frozen embeddings
-    sentiment: Tensor  # (B, N, 3) negative, neutral, positive
-    mask: Tensor  # (B, N) bool
     market_text: Tensor  # (1, D) frozen embedding of the market's description
+    text: Tensor  # (M, D) frozen embeddings
+    sentiment: Tensor  # (M, 3) negative, neutral, positive
+    place: Tensor  # (M,) int64, where each of them lies in (B·N,)
+    mask: Tensor  # (B, N) bool, True where there is a headline
 
 
 def mlp(config: FininConfig, width: int, out: int) -> nn.Sequential:
     """Build ``layers`` linear layers, width → H → … → out."""
-    widths = [width] + [config.hidden] * (config.layers - 1)
-    hidden = [
-        layer
-        for a, b in zip(widths, widths[1:], strict=False)
-        for layer in (nn.Linear(a, b), nn.GELU(), nn.Dropout(config.dropout))
-    ]
-    return nn.Sequential(*hidden, nn.Linear(widths[-1], out))
+    layers: list[nn.Module] = []
+    for _ in range(config.layers - 1):
+        layers += [nn.Linear(width, config.hidden), nn.GELU(), nn.Dropout(config.dropout)]
+        width = config.hidden
+    return nn.Sequential(*layers, nn.Linear(width, out))
 
 
-class MlpHead(nn.Module):
-    """The paper's final choice: all encoded days side by side."""
-
-    def __init__(self, config: FininConfig, width: int) -> None:
-        super().__init__()
-        self.layers = mlp(config, config.lookback * width, 1)
+class Turn(nn.Module):
+    """(B, t, E) → (B, E, t), as a convolution wants it."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, t, E) → (B,) logits."""
-        return self.layers(x.flatten(1)).squeeze(1)  # (B, t·E) → (B,)
+        """Swap days and width."""
+        return x.transpose(1, 2)
 
 
-class CnnHead(nn.Module):
-    """One convolution over the days, three wide."""
+class LastState(nn.Module):
+    """An LSTM over the days, oldest first: (B, t, E) → its last state (B, H)."""
 
-    def __init__(self, config: FininConfig, width: int) -> None:
+    def __init__(self, width: int, H: int) -> None:
         super().__init__()
-        self.convolve = nn.Conv1d(width, config.hidden, kernel_size=min(3, config.lookback), padding="same")
-        self.drop = nn.Dropout(config.dropout)
-        self.out = nn.Linear(config.lookback * config.hidden, 1)
+        self.recur = nn.LSTM(width, H, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, t, E) → (B,) logits."""
-        x = F.gelu(self.convolve(x.transpose(1, 2)))  # (B, H, t)
-        return self.out(self.drop(x.flatten(1))).squeeze(1)  # (B,)
+        """Run through all days."""
+        states: Tensor = self.recur(x)[0]  # (B, t, H)
+        return states[:, -1]  # (B, H)
 
 
-class LstmHead(nn.Module):
-    """The last state of an LSTM over the days, oldest first."""
-
-    def __init__(self, config: FininConfig, width: int) -> None:
-        super().__init__()
-        self.recur = nn.LSTM(width, config.hidden, batch_first=True)
-        self.drop = nn.Dropout(config.dropout)
-        self.out = nn.Linear(config.hidden, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, t, E) → (B,) logits."""
-        states, _ = self.recur(x)  # (B, t, H)
-        return self.out(self.drop(states[:, -1])).squeeze(1)  # (B,)
-
-
-HEADS: dict[str, type[nn.Module]] = {"mlp": MlpHead, "cnn": CnnHead, "lstm": LstmHead}
+def prediction_head(config: FininConfig, width: int) -> nn.Sequential:
+    """Build pred of eq. 7, windows (B, t, E = width) → logits (B, 1); the paper's final choice is the MLP."""
+    t, H, drop = config.lookback, config.hidden, nn.Dropout(config.dropout)
+    if config.head == "cnn":
+        convolve = nn.Conv1d(width, H, kernel_size=min(3, t), padding="same")
+        return nn.Sequential(Turn(), convolve, nn.GELU(), nn.Flatten(), drop, nn.Linear(t * H, 1))
+    if config.head == "lstm":
+        return nn.Sequential(LastState(width, H), drop, nn.Linear(H, 1))
+    return nn.Sequential(nn.Flatten(), mlp(config, t * width, 1))
 
 
 class NewsAttention(nn.Module):
@@ -167,7 +155,8 @@ class NewsAttention(nn.Module):
         # No dropout inside: with it the fused kernel, whose memory is linear in N, is not taken.
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])  # (B, A, N, K)
         y = self.out(y.transpose(1, 2).reshape(B, N, -1))  # (B, N, H)
-        return self.norm(r + self.drop(y))  # (B, N, H)
+        refined: Tensor = self.norm(r + self.drop(y))  # (B, N, H)
+        return refined
 
 
 class MarketAttention(nn.Module):
@@ -211,21 +200,23 @@ class Network(nn.Module):
             self.no_news = nn.Parameter(torch.zeros(H))
             if config.quantifier:
                 self.news_news, self.market_news = NewsAttention(config), MarketAttention(config)
-        self.head = HEADS[config.head](config, 2 * H if config.news else H)
+        self.head = prediction_head(config, 2 * H if config.news else H)
 
     def fuse(self, f: nn.Module, text: Tensor, number: Tensor) -> Tensor:
         """Join embeddings (…, D) and encoded numbers (…, H) by f1 or f2 → (…, H)."""
-        if not self.config.text:
-            return f(number)
-        text = F.linear(text, self.scale * self.e_t.weight, self.e_t.bias)  # (…, H)  eqs. 1, 2: one e_t for both
-        return f(torch.cat([text.expand_as(number), number], -1))  # (…, 2H) → (…, H)
+        if self.config.text:
+            text = F.linear(text, self.scale * self.e_t.weight, self.e_t.bias)  # (…, H)  eqs. 1, 2: one e_t for both
+            number = torch.cat([text.expand_as(number), number], -1)  # (…, 2H)
+        fused: Tensor = f(number)  # (…, H)
+        return fused
 
     def encode(self, x: Block) -> tuple[Tensor, Tensor]:
         """Encode B days → (B, E), and the weights of their headlines (B, N)."""
         m = self.fuse(self.f1, x.market_text, self.e1(x.market))  # (B, H)  eqs. 1, 3, 4
         if not self.config.news:
             return m, torch.zeros_like(x.mask, dtype=m.dtype)
-        r = self.fuse(self.f2, x.text, self.e2(x.sentiment))  # (B, N, H)  eqs. 2, 3, 5
+        r = self.fuse(self.f2, x.text, self.e2(x.sentiment))  # (M, H)  eqs. 2, 3, 5
+        r = r.new_zeros(x.mask.numel(), r.shape[1]).index_copy(0, x.place, r).view(*x.mask.shape, -1)  # (B, N, H)
         some = x.mask.any(1, keepdim=True)  # (B, 1)
         mask = x.mask | ~some  # a day without news weighs its padding, so that no softmax is 0/0; replaced below
         if self.config.quantifier:
@@ -239,14 +230,14 @@ class Network(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Windows of encoded days (B, t, E), oldest day first → (B,) logits of P(up), eq. 7."""
-        return self.head(windows)
+        logits: Tensor = self.head(windows)  # (B, 1)
+        return logits.squeeze(1)  # (B,)
 
 
 class Finin:
     """FININ as a Model (models.base): fit, predict, weights, load.
 
-    ModelError where it is asked to predict untrained, where a decision lacks its lookback days or its label, and
-    where an output is not a number.
+    ModelError where it is untrained, where a decision lacks its days or its label, where a number is none.
     """
 
     def __init__(self, config: FininConfig | None = None) -> None:
@@ -262,51 +253,49 @@ class Finin:
         runs begin is drawn for each epoch, and so is their order.
         """
         c = self.config
-        for at in (train, validation):
-            self._check(days, at)
-            if np.isnan(days.label[at.start : at.stop]).any():
-                raise ModelError("a decision has no label yet", where=f"days {at.start}–{at.stop - 1}")
+        self._check(days, train, labelled=True)
+        self._check(days, validation, labelled=True)
         first, stop = min(train.start, validation.start) - c.lookback + 1, max(train.stop, validation.stop)
-        span = _held(days.between(first, stop))
+        span = held(days.between(first, stop))
         train, validation = (range(at.start - first, at.stop - first) for at in (train, validation))
-        label = span.label
         self._scaler = Standardiser.of(span.market[train.start : train.stop])
         with reproducible(seed, c.device):
-            network = self._network = Network(c, span.texts.width, span.market.shape[1]).to(c.device)
+            network = Network(c, span.texts.width, span.market.shape[1]).to(c.device)
             if c.text:
                 norm = float(np.linalg.norm(span.texts.rows(np.array([span.market_text]))))
                 network.scale.fill_(math.sqrt(span.texts.width) / norm if norm > 0 else 1.0)
+            self._network = network
+            return self._descend(network, span, train, validation, seed)
 
-            def batches(rng: np.random.Generator) -> Iterator[tuple[Block, Tensor]]:
-                for at in _runs(train, c.batch_days, rng):
-                    index = np.arange(at.start - c.lookback + 1, at.stop)
-                    chosen = [_some(span.news(day), c.train_headlines, rng) for day in index]
-                    pad = max(1, max(len(rows) for rows in chosen))
-                    yield (
-                        self._block(span, index, chosen, len(index), pad),
-                        torch.from_numpy(label[at.start : at.stop]).to(c.device),
-                    )
+    def _descend(self, network: Network, span: Days, train: range, validation: range, seed: int) -> FitReport:
+        c, label = self.config, span.label
 
-            def loss(batch: tuple[Block, Tensor]) -> Tensor:
-                encoded, _ = network.encode(batch[0])  # (P + t − 1, E) for P decisions
-                windows = encoded.unfold(0, c.lookback, 1).transpose(1, 2)  # (P, E, t) → (P, t, E)
-                return F.binary_cross_entropy_with_logits(network(windows), batch[1])
+        def batches(rng: np.random.Generator) -> Iterator[tuple[Block, Tensor]]:
+            for at in runs(train, c.batch_days, rng):
+                index = np.arange(at.start - c.lookback + 1, at.stop)
+                rows = self._headlines(span, index, rng)
+                N = max(1, max(map(len, rows)))
+                block = self._block(span, index, rows, len(index), N, dummies=False)
+                yield block, torch.from_numpy(label[at.start : at.stop]).to(c.device)
 
-            def validate() -> tuple[float, float]:
-                p_up, _ = self._forecast(span, np.arange(validation.start, validation.stop))
-                return log_loss(p_up, label[validation.start : validation.stop])
+        def loss(batch: tuple[Block, Tensor]) -> Tensor:
+            encoded, _ = network.encode(batch[0])  # (P + t − 1, E) for P decisions
+            windows = encoded.unfold(0, c.lookback, 1).transpose(1, 2)  # (P, E, t) → (P, t, E)
+            return F.binary_cross_entropy_with_logits(network(windows), batch[1])
 
-            recipe = Recipe(c.learning_rate, c.weight_decay, c.clip, c.epochs, c.patience)
-            return descend(network, recipe, seed, batches, loss, validate)
+        def validate() -> tuple[float, float]:
+            p_up, _ = self._forecast(span, np.arange(validation.start, validation.stop))
+            return log_loss(p_up, label[validation.start : validation.stop])
+
+        recipe = Recipe(c.learning_rate, c.weight_decay, c.clip, c.epochs, c.patience)
+        return descend(network, recipe, seed, batches, loss, validate)
 
     def predict(self, days: Days, at: Sequence[int]) -> Prediction:
         """Forecast decisions on the days ``at``, with a weight for each headline of the day; see models.base.Model."""
         self._check(days, at)
         network, _ = self._trained()
-        if network.config.text and days.texts.width != network.e_t.in_features:
-            raise ModelError(
-                "the language model is another one", got=days.texts.width, expected=f"width {network.e_t.in_features}"
-            )
+        if self.config.text and (D := days.texts.width) != (own := network.e_t.in_features):
+            raise ModelError("these texts are another language model's", got=f"width {D}", expected=f"width {own}")
         with reproducible(device=self.config.device), torch.no_grad():
             p_up, weights = self._forecast(days, np.asarray(at, dtype=np.int64))
         if not np.isfinite(p_up).all():
@@ -322,16 +311,16 @@ class Finin:
 
     def load(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         """Take what ``weights()`` returned; ValueError where names, shapes or dtypes differ from this configuration."""
-        scaler, e_t = weights.get("market.mean", np.empty(0)), weights.get("network.e_t.weight", np.empty((0, 0)))
-        with reproducible(0):  # the initial weights are drawn, then overwritten
-            network = Network(self.config, e_t.shape[-1], len(scaler))
+        mean, e_t = weights.get("market.mean", np.empty(0)), weights.get("network.e_t.weight", np.empty((0, 1)))
+        with reproducible(0):  # initial weights are drawn, to be overwritten
+            network = Network(self.config, e_t.shape[-1] if e_t.ndim else 1, mean.size or 1)
         state = network.state_dict()
         expected = {f"network.{name}": tuple(t.shape) for name, t in state.items()}
-        expected |= {"market.mean": scaler.shape, "market.std": scaler.shape}
+        expected |= {"market.mean": (mean.size,), "market.std": (mean.size,)}
         got = {name: array.shape for name, array in weights.items()}
         if got != expected or any(array.dtype != np.float32 for array in weights.values()):
-            wrong = sorted(name for name in expected | got if expected.get(name) != got.get(name))
-            raise ValueError(f"weights do not fit {self.config}: {', '.join(wrong[:5]) or 'not float32'}")
+            wrong = sorted(name for name in expected | got if expected.get(name) != got.get(name)) or ["not float32"]
+            raise ValueError(f"weights do not fit {self.config}: {', '.join(wrong[:5])}")
         for name, tensor in state.items():
             tensor.copy_(torch.from_numpy(np.array(weights[f"network.{name}"])))
         self._network = network.to(self.config.device).eval()
@@ -342,13 +331,14 @@ class Finin:
             raise ModelError("FININ has not been trained", do="call fit or load first")
         return self._network, self._scaler
 
-    def _check(self, days: Days, at: Sequence[int]) -> None:
-        if not len(at) or min(at) < self.lookback - 1 or max(at) >= len(days):
-            raise ModelError(
-                "a decision lacks its days" if len(at) else "no decisions",
-                got=f"{min(at)}–{max(at)}" if len(at) else 0,
-                expected=f"days {self.lookback - 1}–{len(days) - 1} (lookback {self.lookback})",
-            )
+    def _check(self, days: Days, at: Sequence[int], labelled: bool = False) -> None:
+        if not len(at):
+            raise ModelError("no decisions to learn from or to forecast")
+        where, first, last = f"days {min(at)}–{max(at)}", self.lookback - 1, len(days) - 1
+        if min(at) < first or max(at) > last:
+            raise ModelError(f"a decision lacks its {self.lookback} days", got=where, expected=f"days {first}–{last}")
+        if labelled and np.isnan(days.label[list(at)]).any():
+            raise ModelError("a decision has no label yet", where=where, do="leave out days whose next close is open")
 
     def _forecast(self, days: Days, at: NDArray[np.int64]) -> tuple[NDArray[np.float64], list[NDArray[np.float32]]]:
         """(B,) P(up) and B rows of weights, through shapes that no other day can change."""
@@ -365,70 +355,46 @@ class Finin:
 
     def _encode(self, days: Days, index: NDArray[np.int64]) -> tuple[Tensor, list[NDArray[np.float32]]]:
         """Encode each of the days once → (len(index), E) and a row of weights a day."""
-        network, _ = self._trained()
-        rows = [np.arange(s.start, s.stop) if self.config.news else np.arange(0) for s in map(days.news, index)]
+        (network, _), c = self._trained(), self.config
+        rows = self._headlines(days, index)
+        encoded = torch.empty(len(index), c.hidden * (2 if c.news else 1), device=c.device)  # (len(index), E)
         pads = np.array([max(1, -(-len(r) // PAD)) * PAD for r in rows])
-        encoded: Tensor = torch.empty(0)
         weights = [np.empty(0, np.float32)] * len(index)
         for pad in np.unique(pads).tolist():
             alike, B = np.flatnonzero(pads == pad), max(1, PAD_TOKENS // pad // 8 * 8)
             for part in (alike[low : low + B] for low in range(0, len(alike), B)):
-                e, w = network.encode(self._block(days, index[part], [rows[i] for i in part], B, pad))
-                encoded = encoded if len(encoded) else e.new_empty(len(index), e.shape[1])
+                e, w = network.encode(self._block(days, index[part], [rows[i] for i in part], B, pad, dummies=True))
                 encoded[torch.from_numpy(part)] = e[: len(part)]
                 for i, row in zip(part, w.cpu().numpy(), strict=False):
                     weights[i] = row[: len(rows[i])].copy()
         return encoded, weights
 
-    def _block(self, days: Days, index: NDArray[np.int64], rows: Sequence[NDArray[np.int64]], B: int, N: int) -> Block:
-        """Lay the days ``index`` with these headlines into (B, N); what is left over is a dummy."""
+    def _headlines(
+        self, days: Days, index: NDArray[np.int64], rng: np.random.Generator | None = None
+    ) -> list[NDArray[np.int64]]:
+        """List each day's rows, oldest first; with a generator (in training) at most ``train_headlines``, drawn."""
+        rows = [np.arange(s.start, s.stop if self.config.news else s.start) for s in map(days.news, index)]
+        if rng is None or not (most := self.config.train_headlines):
+            return rows
+        return [np.sort(rng.choice(r, most, replace=False)) if len(r) > most else r for r in rows]
+
+    def _block(
+        self, days: Days, index: NDArray[np.int64], rows: Sequence[NDArray[np.int64]], B: int, N: int, dummies: bool
+    ) -> Block:
+        """Lay the days ``index``, with these rows of headlines, into B days of N; ``dummies`` fills M up to B·N."""
         _, scaler = self._trained()
-        D, counts = days.texts.width, np.array([len(r) for r in rows])
+        mask = torch.zeros(B, N, dtype=torch.bool)
+        mask.numpy()[: len(index)] = np.arange(N) < np.array([len(r) for r in rows])[:, None]
+        flat, filled = np.concatenate(rows), np.flatnonzero(mask.numpy())
+        place, at = (np.arange(B * N), filled) if dummies else (filled, np.arange(len(flat)))
         # Memory from torch, filled through numpy: it is aligned alike each time, and BLAS may round by alignment.
-        market, sentiment = torch.zeros(B, days.market.shape[1]), torch.zeros(B, N, 3)
-        text, mask = torch.zeros(B, N, D if self.config.text else 0), torch.zeros(B, N, dtype=torch.bool)
-        market_text = torch.zeros(1, D)
+        D = days.texts.width if self.config.text else 0
+        market, market_text = torch.zeros(B, days.market.shape[1]), torch.zeros(1, D)
+        text, sentiment = torch.zeros(len(place), D), torch.zeros(len(place), 3)
         market.numpy()[: len(index)] = scaler(days.market[index]).clip(-5, 5)
-        market_text.numpy()[:] = days.texts.rows(np.array([days.market_text]))
-        flat = np.concatenate(rows) if len(rows) else np.arange(0)
-        if self.config.news and len(flat):
-            place = mask.numpy()
-            place[: len(index)] = np.arange(N) < counts[:, None]
-            sentiment.numpy()[place] = days.news_sentiment[flat]
-            if self.config.text:
-                text.numpy()[place] = days.texts.rows(days.news_text[flat])
-        return Block(*(t.to(self.config.device) for t in (market, text, sentiment, mask, market_text)))
-
-
-def _runs(train: range, length: int, rng: np.random.Generator) -> list[range]:
-    """Cut the training decisions into runs of ``length`` that begin at a random offset, in random order."""
-    begin = train.start - int(rng.integers(length))
-    runs = [range(max(s, train.start), min(s + length, train.stop)) for s in range(begin, train.stop, length)]
-    return [runs[i] for i in rng.permutation(len(runs)) if len(runs[i])]
-
-
-def _some(news: slice, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the day's rows, or ``most`` of them drawn without repetition, in order."""
-    rows = np.arange(news.start, news.stop)
-    return np.sort(rng.choice(rows, most, replace=False)) if 0 < most < len(rows) else rows
-
-
-class _Rows(NamedTuple):
-    """Embeddings in memory: the Texts of a training span."""
-
-    array: NDArray[np.float32]
-
-    @property
-    def width(self) -> int:
-        return self.array.shape[1]
-
-    def rows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self.array[index]
-
-
-def _held(days: Days) -> Days:
-    """Return the same days with their embeddings in memory, or the days as they are where that is over HELD_BYTES."""
-    used, place = np.unique(np.append(days.news_text, days.market_text), return_inverse=True)
-    if len(used) * days.texts.width * 4 > HELD_BYTES:
-        return days
-    return replace(days, texts=_Rows(days.texts.rows(used)), news_text=place[:-1], market_text=int(place[-1]))
+        if self.config.text:
+            market_text.numpy()[:] = days.texts.rows(np.array([days.market_text]))
+            text.numpy()[at] = days.texts.rows(days.news_text[flat])
+        sentiment.numpy()[at] = days.news_sentiment[flat]
+        tensors = (market, market_text, text, sentiment, torch.from_numpy(place), mask)
+        return Block(*(tensor.to(self.config.device) for tensor in tensors))

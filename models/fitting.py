@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 import os
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor, nn
 
-from models.base import FitReport
+from models.base import Days, FitReport
 from trader.errors import ModelError
 
 Batch = TypeVar("Batch")
@@ -36,7 +36,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     clip: float = 1.0
-    epochs: int = 40
+    epochs: int = 30
     patience: int = 6
 
 
@@ -128,6 +128,39 @@ def log_loss(p_up: NDArray[np.float64], label: NDArray[np.float32]) -> tuple[flo
     p = np.clip(p_up, 1e-12, 1 - 1e-12)
     loss = -np.where(label > 0.5, np.log(p), np.log1p(-p)).mean()
     return float(loss), float(((p_up > 0.5) == (label > 0.5)).mean())
+
+
+def runs(train: range, length: int, rng: np.random.Generator) -> list[range]:
+    """Cut training decisions into runs of ``length`` consecutive ones, from a random offset, in random order."""
+    begin = train.start - int(rng.integers(length))
+    cut = [range(max(s, train.start), min(s + length, train.stop)) for s in range(begin, train.stop, length)]
+    return [cut[i] for i in rng.permutation(len(cut)) if len(cut[i])]
+
+
+class InMemory(NamedTuple):
+    """Texts whose embeddings (rows, D) are held in memory."""
+
+    array: NDArray[np.float32]
+
+    @property
+    def width(self) -> int:
+        """D, the length of one embedding."""
+        return int(self.array.shape[1])
+
+    def rows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the embeddings (len(index), D) of these rows."""
+        return self.array[index]
+
+
+def held(days: Days, most_bytes: int = 64 << 20) -> Days:
+    """Return the same days with each embedding read once and held for all epochs, if that takes at most ``most_bytes``.
+
+    Days whose embeddings take more are returned as they are: their texts are read block by block.
+    """
+    used, place = np.unique(np.append(days.news_text, days.market_text), return_inverse=True)
+    if len(used) * days.texts.width * 4 > most_bytes:
+        return days
+    return replace(days, texts=InMemory(days.texts.rows(used)), news_text=place[:-1], market_text=int(place[-1]))
 
 
 def _evaluate(network: nn.Module, validate: Callable[[], tuple[float, float]]) -> tuple[float, float]:

@@ -22,11 +22,27 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import backtrader as bt
 
-__all__ = ["FractionalSizes", "abstained", "bt", "exposure", "hold"]
+__all__ = ["STEPS_A_UNIT", "FractionalSizes", "abstained", "bt", "exposure", "hold", "whole_steps"]
+
+
+# Sizes are whole multiples of 2⁻²⁰ of a unit, about a millionth, so that sums of them are exact in floating point.
+# With arbitrary fractions old + size − old is not always size: backtrader then takes an order for half done, keeps
+# it open with 1e-14 units to go, and a flat position for a short one (measured: in 1 of 12,086 orders, which was
+# enough to miss a trade and end a run 1 % off).
+STEPS_A_UNIT = 2**20
+
+
+def whole_steps(size: float) -> float:
+    """Return the size, rounded towards zero to a whole number of steps; exact up to 2³² units.
+
+    >>> whole_steps(0.1) * STEPS_A_UNIT
+    104857.0
+    """
+    return math.trunc(size * STEPS_A_UNIT) / STEPS_A_UNIT
 
 
 class FractionalSizes(bt.CommInfoBase):  # type: ignore[misc]
-    """Commission as a fraction of value, and sizes that hit a target of ±100 % exactly.
+    """Commission as a fraction of value, and sizes that hit a target of ±100 % to a millionth of a unit.
 
     backtrader's default truncates sizes to whole units (cash 10,000 and an index at 2,900 buy 87 %) and ends an
     all-in order in ``Margin``, silently, on any commission or gap. ``leverage`` above 1 stops the second;
@@ -37,8 +53,8 @@ class FractionalSizes(bt.CommInfoBase):  # type: ignore[misc]
     params = (("leverage", 2.0), ("stocklike", True), ("commtype", bt.CommInfoBase.COMM_PERC), ("percabs", True))
 
     def getsize(self, price: float, cash: float) -> float:
-        """Return how many units ``cash`` buys at ``price``, a fraction included."""
-        return cash / price
+        """Return how many units ``cash`` buys at ``price``, in whole steps."""
+        return whole_steps(cash / price)
 
 
 def abstained(strategy: Any) -> bool:

@@ -66,7 +66,8 @@ def records(bars: Sequence[Bar], sides: Sequence[int | None], strategy: Any = Lo
 def real_bars() -> list[Bar]:
     """The 4,027 sessions of the S&P 500 from 2003 to 2018."""
     frame = sp500.load().loc["2003":"2018"]
-    return [bar(day.date(), open_, close) for day, open_, close in zip(frame.index, frame["Open"], frame["Close"])]
+    prices = zip(frame.index, frame["Open"], frame["Close"], strict=True)
+    return [bar(day.date(), open_, close) for day, open_, close in prices]
 
 
 def ledger(bars: Sequence[Bar], sides: Sequence[int | None], costs: Costs, execution: str) -> list[float]:
@@ -101,7 +102,7 @@ def test_random_full_signals_on_4027_real_bars_equal_an_independent_ledger(
 ) -> None:
     bars, rng = real_bars(), random.Random(1)
     sides = [rng.choice(choices) for _ in bars]
-    costs = Costs(commission_bps=0.3, slippage_bps=0.2)
+    costs = Costs()
     found = records(bars, sides, costs=costs, execution=execution)
     expected = ledger(bars, sides, costs, execution)
     assert len(found) == 4027
@@ -257,6 +258,20 @@ def test_a_size_has_a_fraction() -> None:
     assert only_fill(found).size == pytest.approx(10_000 / 2900)
 
 
+def test_a_position_that_was_closed_is_exactly_zero_and_no_order_stays_half_done() -> None:
+    bars, rng = real_bars(), random.Random(1)  # with arbitrary fractions this run leaves 1e-14 units in October 2008
+    found = records(bars, [rng.choice((-1, 0, 1, None)) for _ in bars], costs=Costs())
+    assert not [record for record in found if 0 < abs(record.position) < 1e-3]
+    for record in found:
+        assert len(record.orders) == len(record.fills) <= 1 or record is found[-1]
+
+
+def test_a_size_below_the_smallest_step_is_recorded_and_not_sent() -> None:
+    found, summary = ask(lambda s: s.buy(size=1e-9), bars=LEVEL)
+    assert [(order.size, order.status) for order in summary.cut] == [(0, "cut")] and not found[1].fills
+    assert "a millionth of a unit" in summary.cut[0].reason
+
+
 class Ask(bt.Strategy):  # type: ignore[misc]
     """Do on each session what its plan says: plan[day](strategy)."""
 
@@ -299,8 +314,20 @@ def test_a_larger_limit_lets_a_larger_order_through() -> None:
 def test_two_orders_of_one_session_cannot_pass_the_limit_together() -> None:
     found, summary = ask(lambda s: (s.buy(size=700), s.buy(size=700), s.buy(size=5)), bars=LEVEL)
     assert found[-1].exposure == pytest.approx(1)
-    assert [round(order.size) for order in summary.cut] == [300, 0]
+    assert [round(order.size) for order in summary.cut] == [0, 300]
     assert [order.ref for order in found[0].orders + found[1].orders] == [3, 1, 2]  # the empty one ends at once
+
+
+def test_limit_orders_count_against_the_limit_while_they_wait_but_a_waiting_exit_makes_no_room() -> None:
+    def bid(size: float) -> Callable[[Any], Any]:
+        return lambda s: s.buy(size=size, price=90, exectype=bt.Order.Limit)
+
+    _, summary = ask(bid(700), bid(700), bars=LEVEL)
+    assert [round(order.size) for order in summary.cut] == [300]
+    found, summary = ask(
+        lambda s: (s.buy(size=1000), s.sell(size=1000, price=50, exectype=bt.Order.Stop), s.buy(size=500)), bars=LEVEL
+    )
+    assert found[-1].position == 1000 and [order.size for order in summary.cut] == [0]
 
 
 def test_closing_and_buying_the_other_way_in_one_session_is_not_cut() -> None:
@@ -331,6 +358,8 @@ def test_an_order_that_backtrader_refuses_stops_the_run() -> None:
 def test_an_order_of_no_size_and_a_bracket_are_refused() -> None:
     with pytest.raises(OrderError, match="an order of no size"):
         ask(lambda s: s.buy(size=float("nan")), bars=LEVEL)
+    with pytest.raises(OrderError, match="up to 4294967296 units"):
+        ask(lambda s: s.buy(size=1e10), bars=LEVEL)
     with pytest.raises(OrderError, match="a bracket order"):
         ask(lambda s: s.buy_bracket(size=1, stopprice=90, limitprice=110), bars=LEVEL)
 

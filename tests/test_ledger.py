@@ -20,7 +20,7 @@ from trader.clock import Calendar, SimulatedClock
 from trader.errors import NoData, StoreError, TimeError
 from trader.events import Signal
 from trader.ledger import FoldFacts, Ledger, RunFacts, signals_frame
-from trader.metrics import Metric
+from trader.metrics import EvaluationInputs, Metric, evaluate
 from trader.records import FillRecord, OrderRecord, SessionRecord
 
 SESSIONS = Calendar().sessions(date(2003, 1, 2), date(2018, 12, 31))
@@ -209,6 +209,35 @@ def test_gross_equity_compounds_returns_with_each_days_costs_added_back(path: Pa
     for number in range(1, 5):
         expected.append(expected[-1] * (1000 + number + 3.5) / (1000 + number - 1))
     assert gross == pytest.approx(expected)
+
+
+def test_gross_equity_of_the_ledger_is_the_gross_return_of_the_metrics(path: Path) -> None:
+    rng, cash = np.random.default_rng(4), 1000.0
+    records = []
+    for number in range(50):
+        cash *= 1 + rng.normal(0, 0.02)
+        records.append(replace(a_record(number), equity=cash, commission=rng.uniform(0, 3)))
+    with Ledger.open(path) as ledger:
+        run = ledger.start_run(FACTS)
+        for number, record in enumerate(records):
+            ledger.write_session(run, signal=a_signal(number), record=record, always_buy_equity=1.0)
+        gross = ledger.equity(run)[-1]["equity_gross"]
+    nothing = np.zeros(50)
+    measured = evaluate(
+        EvaluationInputs(
+            side=nothing,
+            next_return=nothing,
+            equity=[record.equity for record in records],
+            always_buy_equity=nothing + 1000.0,
+            costs=[record.commission + record.slippage + record.borrow for record in records],
+            traded=nothing,
+            exposure=nothing,
+            start_cash=1000.0,
+        ),
+        seed=0,
+        resamples=10,
+    ).get("pnl", "gross")
+    assert measured.value == pytest.approx(gross - 1000.0)
 
 
 def test_signals_frame_is_ready_for_somebody_elses_cerebro(path: Path) -> None:

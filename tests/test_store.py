@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 import os
@@ -187,9 +188,7 @@ def test_a_first_file_imported_again_after_its_correction_adds_nothing(store: Ma
     assert store.add_bars([a_bar(10.0)], source="test") == Added(known_already=1)
 
 
-def test_a_revision_known_no_later_than_the_bar_is_refused_with_all_of_its_batch(
-    store: MarketStore, path: Path
-) -> None:
+def test_a_revision_known_no_later_than_the_bar_is_refused_with_its_whole_batch(store: MarketStore, path: Path) -> None:
     store.add_bars([a_bar(10.0)], source="test")
     before = everything(path)
     with pytest.raises(BadBar, match=r"SPX 2010-03-01: other values for a stored bar.*close 11.0.*import a correction"):
@@ -316,7 +315,7 @@ def test_the_database_itself_refuses_to_change_or_delete(store: MarketStore, pat
         db.execute("PRAGMA recursive_triggers = ON")
         for sql in (f"DELETE FROM {table}", f"UPDATE {table} SET rowid = rowid + 1",
                     f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}"):  # fmt: skip
-            with pytest.raises(sqlite3.IntegrityError, match="append-only|known later"):
+            with pytest.raises(sqlite3.IntegrityError, match=r"append-only|known later"):
                 db.execute(sql)
 
 
@@ -431,6 +430,19 @@ def test_a_second_writer_waits_for_the_first(store: MarketStore, path: Path) -> 
     assert headlines(store) == ["a", "b"]
 
 
+def test_two_writers_of_many_small_transactions_lose_nothing(path: Path) -> None:
+    def write(symbol: str) -> None:
+        with MarketStore.open(path, wait_seconds=20) as own:
+            for day in range(60):
+                own.add_bars([a_bar(symbol=symbol, session=DAY + timedelta(days=day))], source=symbol)
+
+    MarketStore.open(path).close()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, ["SPX", "NDX"]))  # raises what a writer raised
+    with MarketStore.open(path) as store:
+        assert [span.count for span in store.symbols().values()] == [60, 60]
+
+
 def test_a_writer_that_waited_too_long_says_so_and_readers_go_on(store: MarketStore, path: Path) -> None:
     store.add_news("wire", [rows(an_item("a"))], source=FILE)
 
@@ -459,12 +471,10 @@ def test_what_is_not_a_database_is_one_error_and_stays_as_it_is(tmp_path: Path) 
     for content in (b"x", b"this is not a database at all\n" * 500):
         garbage.write_bytes(content)
         for read_only in (False, True):
-            with pytest.raises(
-                StoreError, match=r"garbage.db: not a (SQLite database|market store); name another file"
-            ):
+            with pytest.raises(StoreError, match=r"garbage.db: not a SQLite database; name another file"):
                 MarketStore.open(garbage, read_only=read_only)
         assert garbage.read_bytes() == content
-    with pytest.raises(StoreError, match="cannot be opened as a database file; check the path"):
+    with pytest.raises(StoreError, match=r"cannot be opened as a database file.*check the path"):
         MarketStore.open(tmp_path)
     with pytest.raises(StoreError, match="cannot make the store's folder"):
         MarketStore.open(garbage / "sub" / "market.db")
@@ -480,9 +490,7 @@ def test_another_programs_database_is_refused_and_not_touched(tmp_path: Path) ->
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("version", "words"), [(99, "a newer version.*got 99.*update"), (0, "an older version.*got 0")]
-)
+@pytest.mark.parametrize(("version", "words"), [(99, "a newer version.*99.*update"), (0, "an older version.*got 0")])
 def test_a_store_of_another_version_is_refused(path: Path, version: int, words: str) -> None:
     MarketStore.open(path).close()
     with sqlite3.connect(path) as db:

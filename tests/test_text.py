@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from models import checkpoint
-from models.text import PAD_STEP, TextEncoder, _cpu_has_bfloat16
+from models.text import BATCH, PAD_STEP, TextEncoder, _cpu_has_bfloat16
 from tests.tiny_models import HEADLINES, tiny_model
 from trader.errors import ModelError
 
@@ -126,6 +126,25 @@ def test_no_neighbour_and_no_place_in_the_batch_changes_a_bit(
         assert np.array_equal(encoder.encode([stranger, texts[row]])[1], together[row])
 
 
+def test_every_batch_has_the_same_rows_and_a_length_that_each_of_its_texts_has_alone(tiny: dict[str, Path]) -> None:
+    # Bits are the proof above; on some machines they also survive other shapes, on others they do not.
+    encoder = TextEncoder.open(str(tiny["bert"]), dtype="float32")
+    shapes: list[tuple[int, ...]] = []
+    encoder.encode(["oil"])
+    encoder.frozen._loaded[0].register_forward_pre_hook(
+        lambda model, arguments, named: shapes.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    alone = []
+    for text in HEADLINES:
+        encoder.encode([text])
+        alone.append(shapes.pop())
+    assert {rows for rows, _ in alone} == {BATCH}
+    assert len({length for _, length in alone}) > 1
+    encoder.encode(HEADLINES * 10)
+    tens = {shape: 10 * alone.count(shape) for shape in alone}
+    assert sorted(shapes) == sorted(shape for shape, texts in tens.items() for _ in range(-(-texts // BATCH)))
+
+
 def test_the_number_of_threads_of_the_caller_is_left_alone_and_does_not_matter() -> None:
     import torch
 
@@ -184,7 +203,7 @@ def test_the_hash_of_a_large_file_is_remembered_until_the_file_changes(
     first = checkpoint.hashes_of(bert, memo)
     assert first == checkpoint.hashes_of(bert)
     known = json.loads(memo.read_text())
-    memo.write_text(json.dumps({key: "remembered" for key in known}))
+    memo.write_text(json.dumps(dict.fromkeys(known, "remembered")))
     assert set(checkpoint.hashes_of(bert, memo).values()) == {"remembered"}
     (bert / "config.json").write_text((bert / "config.json").read_text() + " ")
     assert checkpoint.hashes_of(bert, memo)["config.json"] not in ("remembered", first["config.json"])

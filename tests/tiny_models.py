@@ -45,7 +45,8 @@ def tiny_model(folder: Path, kind: str = "bert", labels: list[str] | None = None
 
     torch.manual_seed(seed)
     shape = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"intermediate_size": 64, "max_position_embeddings": 130, "pad_token_id": {"bert": 0, "roberta": 1}.get(kind)}
+    pad = {"bert": 0, "roberta": 1}.get(kind)
+    shape |= {"intermediate_size": 64, "max_position_embeddings": 130, "pad_token_id": pad}
     name = {"bert": "Bert", "roberta": "Roberta", "llama": "Llama"}[kind]
     config = getattr(transformers, f"{name}Config")(**shape)
     if labels is None:
@@ -56,7 +57,8 @@ def tiny_model(folder: Path, kind: str = "bert", labels: list[str] | None = None
         config.num_labels = len(labels)
         model = getattr(transformers, f"{name}ForSequenceClassification")(config)
     for weight in model.parameters():  # BERT's initial spread of 0.02 would make all texts nearly equal
-        torch.nn.init.normal_(weight, std=0.3) if weight.dim() > 1 else None
+        if weight.dim() > 1:
+            torch.nn.init.normal_(weight, std=0.3)
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
     tiny_tokenizer(kind).save_pretrained(folder)

@@ -13,7 +13,7 @@ import math
 from typing import Any
 import warnings
 
-from strategies.base import FractionalSizes, bt
+from strategies.base import FractionalSizes, bt, whole_steps
 from strategies.signal_data import Row, SignalData
 from trader.errors import OrderError
 from trader.events import Bar, Signal
@@ -23,6 +23,8 @@ from trader.records import Costs, Execution, FillRecord, OrderRecord, SessionRec
 # 1 on any gap up, with 2 on a flip from short to long through a gap of a third. Here the margin is ours to mind,
 # at the decision, so its check is set so far out that only an account with nothing left can meet it.
 LEVERAGE = 1000.0
+LARGEST_SIZE = 2**32  # where whole_steps still adds up exactly
+REFUSALS = (bt.Order.Margin, bt.Order.Rejected, bt.Order.Partial)  # partial: one leg of a flip went through
 ENDINGS = {bt.Order.Completed: "completed", bt.Order.Canceled: "cancelled", bt.Order.Expired: "expired"}
 
 
@@ -81,7 +83,6 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         self._max_exposure, self._sessions, self._symbol = max_exposure, sessions, symbol
         self.p.cash = costs.cash
         self.p.checksubmit = False  # its check at submission knows leverage only; ours stands in _within_limit
-        self.p.int2pnl = False  # else interest shows up a second time, in the commission of an order
         self._slip = costs.slippage_bps / 1e4
         self.set_slippage_perc(self._slip)  # stops and limits: capped by the day's range and the limit
         self.addcommissioninfo(FractionalSizes(commission=costs.commission_bps / 1e4, leverage=LEVERAGE))
@@ -144,7 +145,7 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
     def notify(self, order: Any) -> None:
         """Write down how an order ended; raise OrderError where backtrader refused it."""
         status = order.status
-        if status in (bt.Order.Margin, bt.Order.Rejected):
+        if status in REFUSALS:
             raise OrderError(
                 "backtrader refused an order",
                 where=self._where(),
@@ -186,19 +187,24 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         return self._send(super().sell, -size, owner, data, args, kwargs)
 
     def _send(self, submit: Callable[..., Any], size: float, owner: Any, data: Any, args: Any, kwargs: Any) -> Any:
-        if not math.isfinite(size):
-            raise OrderError("an order of no size", where=self._where(), got=size, expected="a finite number of units")
+        if not abs(size) <= LARGEST_SIZE:
+            raise OrderError(
+                "an order of no size", where=self._where(), got=size, expected=f"up to {LARGEST_SIZE} units"
+            )
         if kwargs.get("parent") is not None or not kwargs.get("transmit", True):
             raise OrderError(
                 "a bracket order",
                 where=self._where(),
                 do="send its orders one by one: the exposure limit may cut the first, and the others would not follow",
             )
+        size = whole_steps(size)
         allowed = self._within_limit(data, size)
         self._sent += 1
         reason = ""
         if allowed != size:
             reason = f"cut from {size:.6g} to {allowed:.6g} units: exposure limit {self._max_exposure:g} of equity"
+        elif not allowed:
+            reason = "nothing left of it: sizes are whole multiples of a millionth of a unit"
         record = OrderRecord(
             session=self._session(),
             ref=self._sent,
@@ -228,7 +234,7 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         if abs(after) <= limit * (1 + 1e-9) or (after * before >= 0 and abs(after) <= abs(before)):
             return size
         kept = limit if after * before <= 0 else max(limit, abs(before))
-        return float(math.copysign(kept, after) - before)
+        return float(math.copysign(whole_steps(kept), after) - before)
 
     def get_cash(self) -> float:
         """Return equity − position value; backtrader's figure has the leverage in it."""

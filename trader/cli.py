@@ -89,10 +89,9 @@ def _add_prices(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     parser.set_defaults(command=_prices_import)
     parser = prices.add_parser("download", help="fetch daily bars from Yahoo")
     _shared(parser)
-    parser.add_argument("ticker", help="Yahoo's name, such as SPY or ^GSPC")
+    parser.add_argument("ticker", help="Yahoo's name, such as SPY or ^GSPC; also the name for --market")
     parser.add_argument("--from", dest="first", required=True, metavar="DAY")
     parser.add_argument("--to", dest="last", required=True, metavar="DAY")
-    parser.add_argument("--symbol", metavar="NAME", help="the name for --market (default: the ticker in lower case)")
     parser.set_defaults(command=_prices_download)
     parser = prices.add_parser("list", help="show what is stored")
     _shared(parser)
@@ -191,18 +190,15 @@ def _prices_import(options: argparse.Namespace) -> None:
 
 def _prices_download(options: argparse.Namespace) -> None:
     from feeds.yahoo import fetch_bars
-
     from trader.clock import WallClock
     from trader.config import day_of
 
-    symbol = options.symbol or options.ticker.lower().lstrip("^")
     first, last = day_of(options.first, end=False), day_of(options.last, end=True)
-    bars = fetch_bars(options.ticker, first, last, symbol=symbol, now=WallClock().now())
-    _store_bars(options, bars, symbol, "Yahoo")
+    _store_bars(options, fetch_bars(options.ticker, first, last, now=WallClock().now()), options.ticker, "Yahoo")
 
 
 def _store_bars(options: argparse.Namespace, bars: Sequence[Bar], symbol: str, source: str) -> None:
-    from trader.engine import Home
+    from trader.outcome import Home
     from trader.store import MarketStore
 
     _, home = _settings(options)
@@ -225,8 +221,7 @@ def _prices_list(options: argparse.Namespace) -> None:
 
 def _news_import(options: argparse.Namespace) -> None:
     from feeds.news_files import read_news
-
-    from trader.engine import Home
+    from trader.outcome import Home
     from trader.store import FileSource, MarketStore
 
     _, home = _settings(options)
@@ -293,7 +288,6 @@ def _news_quarantine(options: argparse.Namespace) -> None:
 
 def _news_presets(options: argparse.Namespace) -> None:
     from feeds.presets import PRESETS
-
     from trader.report import plain_table
 
     _print_table(plain_table(("preset", "for"), [(name, preset.about) for name, preset in PRESETS.items()]))
@@ -338,15 +332,15 @@ def _why(options: argparse.Namespace) -> None:
 
 
 def _opened_store(options: argparse.Namespace) -> MarketStore:
-    from trader.engine import Home
+    from trader.outcome import Home
     from trader.store import MarketStore
 
     return MarketStore.open(Home(_settings(options)[1]).store)
 
 
 def _opened_ledger(options: argparse.Namespace) -> Ledger:
-    from trader.engine import Home
     from trader.ledger import Ledger
+    from trader.outcome import Home
 
     return Ledger.open(Home(_settings(options)[1]).ledger, read_only=True)
 

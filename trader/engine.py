@@ -7,34 +7,34 @@ Each stage is timed. A run writes whole sessions into the ledger; one that is st
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
-from importlib import metadata
-import json
 import os
 from pathlib import Path
-import time
 from typing import Any
 
 import numpy as np
 
+from feeds import builtin, wire
 from trader import broker, forecaster, metrics
 from trader.clock import Calendar
 from trader.config import Config, as_mapping, build
-from trader.errors import ConfigError, NoData
+from trader.errors import ConfigError
 from trader.events import BarClosed, DecisionDue, NewsArrived, NewsRows, Signal
-from trader.ledger import FoldFacts, Ledger, RunFacts
+from trader.ledger import Ledger
+from trader.outcome import Forecasts, Home, Outcome, notes
 from trader.progress import Stages, Watch, silent
-from trader.records import Costs, SessionRecord, TradeSummary
+from trader.recording import SessionWriter, fold_facts, next_returns, run_facts
+from trader.records import Costs
 from trader.registry import Registry
 from trader.scheduler import Scheduler
+from trader.spans import Span, find_span, too_little
 from trader.store import FileSource, MarketStore
-from trader.training import ModelSpec, TrainedFold, Trainer, code_hash
+from trader.training import ModelSpec, Trainer, code_hash
 from trader.walkforward import plan
-from trader.window import Window
+from trader.window import Scorer, TextIndex, Window
 
 MODELS = {
     "finin": ("models.finin:Finin", "models.finin:FininConfig"),
@@ -50,91 +50,48 @@ STRATEGIES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
-    """Where everything lies: one folder that a user can back up, move or delete."""
+class Readers:
+    """What turns headlines into numbers: embeddings with the fingerprint of their language model, and sentiment."""
 
-    folder: Path
-
-    @property
-    def store(self) -> Path:
-        """The market store: bars, headlines, quarantine."""
-        return self.folder / "market.db"
-
-    @property
-    def ledger(self) -> Path:
-        """The ledger: runs, signals, trades, equity."""
-        return self.folder / "ledger.db"
-
-    @property
-    def models(self) -> Path:
-        """Trained models by id."""
-        return self.folder / "models"
-
-    @property
-    def cache(self) -> Path:
-        """Embeddings and sentiment scores by text."""
-        return self.folder / "cache"
-
-
-@dataclass(frozen=True, slots=True)
-class Forecasts:
-    """The signals of one model, oldest first, with the folds that they come from."""
-
-    model: str
-    signals: Sequence[Signal]
-    folds: Sequence[TrainedFold]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A finished run, for the report.
-
-    report: every figure.  rivals: model name → its signal metrics (name → value), on the same sessions.
-    bare_seconds: what backtrader alone took over the same bars.  stages: seconds of each.
-    notes: what a reader must know.
-    """
-
-    run: int
-    config: Config
-    home: Home
-    forecasts: Forecasts
-    report: metrics.Report
-    rivals: Mapping[str, Mapping[str, float | None]]
-    trading: TradeSummary
-    bare_seconds: float
-    stages: Mapping[str, float]
-    ledger_hash: str
-    notes: Sequence[str] = field(default=())
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Which sessions to read (from ``pump``, history included) and to trade (first … last)."""
-
-    pump: date
-    first: date
-    last: date
+    texts: TextIndex
+    texts_id: str
+    scorer: Scorer
 
 
 def backtest(
-    config: Config, home_folder: Path, first: date, last: date, *, watch: Watch = silent, daily: bool = False
+    config: Config,
+    home_folder: Path,
+    first: date,
+    last: date,
+    *,
+    watch: Watch = silent,
+    daily: bool = False,
+    readers: Readers | None = None,
 ) -> Outcome:
     """Run one walk-forward backtest over the sessions first … last and write it into the ledger.
 
     daily: forecast event by event instead of by folds; slower, the same signals.
+    readers: what reads the headlines; None takes what the config names.
     Raises TraderError for anything that a user can mend; the ledger then keeps what was whole.
     """
     home, stages, run = Home(home_folder), Stages(watch), config.run
     calendar = Calendar(config.inputs.decide_minutes)
     strategy = strategy_of(config)
-    texts, texts_id = _texts(config, home)
-    spec = model_spec(config, run.model, texts_id)
-    rivals = [model_spec(config, name, texts_id) for name in config.evaluation.rivals if name != run.model]
-    window = _window(config, home, calendar, texts)
+    readers = readers or readers_of(config, home)
+    spec = model_spec(config, run.model, readers.texts_id)
+    rivals = [model_spec(config, name, readers.texts_id) for name in config.evaluation.rivals if name != run.model]
+    window = Window(
+        calendar,
+        readers.texts,
+        readers.scorer,
+        market_text=config.inputs.market_text or builtin.market_text(run.market),
+        headlines_a_day=config.inputs.headlines_a_day,
+        levels=config.inputs.market_features == "levels",
+    )
     with MarketStore.open(home.store) as store:
         with stages("data"):
             stock(store, run.market, run.news)
-            span = _span(store, calendar, config, first, last)
+            span = find_span(store, calendar, config, first, last)
         scheduler = Scheduler(store, calendar, symbol=run.market, news=run.news, spec=config.walkforward)
         if daily:
             made = _forecast_daily(config, home, scheduler, span, window, spec, stages)
@@ -147,8 +104,6 @@ def backtest(
 
 def stock(store: MarketStore, market: str, news: str) -> None:
     """Put the built-in bars and the wire into the store where they are asked for and not there yet."""
-    from feeds import builtin, wire
-
     if market in builtin.BUILT_IN and market not in store.symbols():
         store.add_bars(builtin.bars(market), source="arch")
     if news == "wire" and news not in store.names():
@@ -166,7 +121,7 @@ def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
     options = dict(config.model.get(name, {}))
     lookback = config.run.lookback
     if name in MODELS:
-        kind, settings_kind = (broker.load_class(path, object) for path in MODELS[name])
+        kind, settings_kind = (_class(path) for path in MODELS[name])
         given = {"lookback": lookback, "device": config.compute.device}
         shared = {key: value for key, value in given.items() if key in settings_kind.__dataclass_fields__}
         chosen = build(settings_kind, {**options, **shared}, f"[model.{name}]")
@@ -174,10 +129,14 @@ def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
         settings = asdict(chosen)
     elif ":" in name:
         settings = {**options, "lookback": lookback}
-        factory = partial(broker.load_class(name, object), **settings)
+        factory = partial(_class(name), **settings)
     else:
         raise _unknown("model", name, MODELS)
     return ModelSpec(name, factory, settings, lookback, texts_id, config.run.seed)
+
+
+def _class(path: str) -> Any:
+    return broker.load_class(path, object)
 
 
 def strategy_of(config: Config) -> tuple[type[Any], Mapping[str, Any]]:
@@ -198,73 +157,26 @@ def _workers(config: Config) -> int:
     return config.compute.workers or os.cpu_count() or 1
 
 
-def _texts(config: Config, home: Home) -> tuple[Any, str]:
-    """Return the embedding cache of the configured language model and its fingerprint."""
+def readers_of(config: Config, home: Home) -> Readers:
+    """Return the configured language model and sentiment scorer, each behind its cache on disk.
+
+    Raises ModelError where their weights are not there or not the ones expected.
+    """
     from models.embeddings import EmbeddingCache
+    from models.sentiment import FinBert, ScoreCache, Vader
     from models.text import TextEncoder
 
-    chosen = config.text
-    encoder = TextEncoder.open(
-        chosen.model, dtype=chosen.dtype, device=config.compute.device, max_tokens=chosen.max_tokens
-    )
-    return EmbeddingCache.open(home.cache, encoder, workers=_workers(config)), encoder.fingerprint
-
-
-def _window(config: Config, home: Home, calendar: Calendar, texts: Any) -> Window:
-    """Return an empty window over the caches of embeddings and sentiment scores."""
-    from feeds import builtin
-    from models.sentiment import FinBert, ScoreCache, Vader
-
+    text, workers = config.text, _workers(config)
+    encoder = TextEncoder.open(text.model, dtype=text.dtype, device=config.compute.device, max_tokens=text.max_tokens)
     scorer = Vader() if config.sentiment.scorer == "vader" else FinBert.open(config.sentiment.finbert)
-    return Window(
-        calendar,
-        texts,
-        ScoreCache.open(home.cache, scorer, workers=_workers(config)),
-        market_text=config.inputs.market_text or builtin.market_text(config.run.market),
-        headlines_a_day=config.inputs.headlines_a_day,
-        levels=config.inputs.market_features == "levels",
+    return Readers(
+        texts=EmbeddingCache.open(home.cache, encoder, workers=workers),
+        texts_id=encoder.fingerprint,
+        scorer=ScoreCache.open(home.cache, scorer, workers=workers),
     )
 
 
-def _span(store: MarketStore, calendar: Calendar, config: Config, first: date, last: date) -> _Span:
-    """Find the sessions to read and to trade; raise NoData where the store has no bars or headlines for them."""
-    symbol, news, spec = config.run.market, config.run.news, config.walkforward
-    symbols, names = store.symbols(), store.names()
-    if symbol not in symbols:
-        known = ", ".join(sorted({*symbols, "sp500", "nasdaq"}))
-        do = "import it: python -m trader prices import FILE --symbol NAME"
-        raise NoData("no such market", got=symbol, expected=f"one of {known}", do=do)
-    if news not in names:
-        known = ", ".join(sorted({*names, "wire"}))
-        do = "import it: python -m trader news import FILE --name NAME"
-        raise NoData("no such news", got=news, expected=f"one of {known}", do=do)
-    held = symbols[symbol]
-    if last < held.first or first > held.last or (last > held.last and last.year > held.last.year):
-        raise NoData(
-            f"no bars of {symbol} for some of these days",
-            got=f"--from {first} --to {last}",
-            expected=f"days within {held.first}..{held.last}",
-            do="choose other days or import more prices",
-        )
-    last = min(last, held.last)
-    bars = store.as_of(calendar.decide_at(held.last)).bars(symbol, held.first, last)
-    sessions = [bar.session for bar in bars]
-    start = bisect_left(sessions, first)
-    if start == len(sessions):
-        raise NoData(f"no bars of {symbol} in these days", got=f"{first}..{last}", do="choose other days")
-    view = store.as_of(calendar.decide_at(sessions[-1]))
-    if not view.news_count(news, calendar.cutoff(sessions[max(0, start - 1)]), calendar.cutoff(sessions[-1])):
-        raise NoData(
-            f"the news set {news} has no headline in these days",
-            got=f"{sessions[start]}..{sessions[-1]}",
-            do="choose other days or another --news; `python -m trader news list` shows the spans",
-        )
-    needed = spec.train + spec.validation + 2 * spec.purge + spec.step + Window.warm_up + config.run.lookback
-    pump = sessions[0] if spec.mode == "expanding" else sessions[max(0, start - needed)]
-    return _Span(pump, sessions[start], sessions[-1])
-
-
-def _read(scheduler: Scheduler, span: _Span, window: Window, stages: Stages) -> list[DecisionDue]:
+def _read(scheduler: Scheduler, span: Span, window: Window, stages: Stages) -> list[DecisionDue]:
     """Send the events of all sessions down to the window; return the decisions that lack their bar.
 
     Nothing is read ahead: each session's row is what the store's as_of(decide_at) gave for it.
@@ -289,7 +201,7 @@ def _read(scheduler: Scheduler, span: _Span, window: Window, stages: Stages) -> 
 def _forecast_batched(
     config: Config,
     home: Home,
-    span: _Span,
+    span: Span,
     window: Window,
     missing: Sequence[DecisionDue],
     spec: ModelSpec,
@@ -299,7 +211,7 @@ def _forecast_batched(
     symbol, warm_up = config.run.market, Window.warm_up + spec.lookback - 1
     folds = plan(window.numbers, window.position(span.first), warm_up, config.walkforward)
     if not folds:
-        raise _too_little(window, config)
+        raise too_little(window, config)
     rival = "" if spec.name == config.run.model else f" {spec.name}"
     trainer = Trainer(window, spec, Registry(home.models), workers=_workers(config))
     with stages(f"train{rival}") as step:
@@ -324,7 +236,7 @@ def _fold_detail(window: Window, folds: Sequence[Any], done: int, total: int) ->
 
 
 def _forecast_daily(
-    config: Config, home: Home, scheduler: Scheduler, span: _Span, window: Window, spec: ModelSpec, stages: Stages
+    config: Config, home: Home, scheduler: Scheduler, span: Span, window: Window, spec: ModelSpec, stages: Stages
 ) -> Forecasts:
     """Go through the events one by one, training when it is due and forecasting at each decision."""
     trainer = Trainer(window, spec, Registry(home.models), workers=1)
@@ -340,7 +252,7 @@ def _forecast_daily(
                 signals.append(signal)
             step((event.session - span.pump).days + 1, days, f"{event.session}, model {len(daily.trained)}")
     if not signals:
-        raise _too_little(window, config)
+        raise too_little(window, config)
     used = [
         replace(one, fold=replace(one.fold, use=range(one.fold.use.start, stop)))
         for one, stop in zip(daily.trained, [*(t.fold.use.start for t in daily.trained[1:]), len(window)], strict=True)
@@ -355,18 +267,6 @@ def _from_first_decision(signals: Sequence[Signal], first: date) -> list[Signal]
     return traded[start:]
 
 
-def _too_little(window: Window, config: Config) -> NoData:
-    spec = config.walkforward
-    needed = spec.train + spec.validation + 2 * spec.purge + Window.warm_up + config.run.lookback
-    return NoData(
-        "too little history to train a first model",
-        where=config.run.market,
-        got=f"{len(window)} sessions",
-        expected=f"at least {needed}, and a session to trade",
-        do="take a longer span, or lower [walkforward] train and validation",
-    )
-
-
 def _trade(
     config: Config,
     home: Home,
@@ -374,7 +274,7 @@ def _trade(
     made: Forecasts,
     beside: Sequence[Forecasts],
     strategy: tuple[type[Any], Mapping[str, Any]],
-    span: _Span,
+    span: Span,
     stages: Stages,
 ) -> Outcome:
     """Run the broker over the signals, write each session into the ledger, and measure the whole."""
@@ -386,10 +286,12 @@ def _trade(
     with stages("always buy"):
         always_buy = broker.always_buy(bars, None, *how)
     with Ledger.open(home.ledger) as ledger:
-        run = ledger.start_run(_facts(config, window, made, span))
-        writer = _Writer(ledger, run, made.signals, dict(zip((bar.session for bar in bars), always_buy, strict=True)))
+        run = ledger.start_run(run_facts(config, window, made, span))
+        writer = SessionWriter(
+            ledger, run, made.signals, dict(zip((bar.session for bar in bars), always_buy, strict=True))
+        )
         try:
-            ledger.add_folds(run, [_fold_facts(window, at, one) for at, one in enumerate(made.folds, start=1)])
+            ledger.add_folds(run, [fold_facts(window, at, one) for at, one in enumerate(made.folds, start=1)])
             with stages("broker"):
                 trading = broker.trade(bars, tradable, strategy[0], strategy[1], *how, on_session=writer)
             writer.finish()
@@ -422,147 +324,10 @@ def _trade(
         bare_seconds=bare,
         stages=dict(stages.seconds),
         ledger_hash=ledger_hash,
-        notes=_notes(config, window, made, trading, span),
+        notes=notes(config, window, made, trading, span),
     )
-
-
-class _Writer:
-    """Writes the broker's sessions into the ledger, and those without a bar between them; keeps their figures."""
-
-    def __init__(self, ledger: Ledger, run: int, signals: Sequence[Signal], always_buy: Mapping[date, float]) -> None:
-        self._ledger, self._run, self._always_buy = ledger, run, always_buy
-        self._signals, self._next = signals, 0
-        self.records: list[SessionRecord] = []
-        self.always_buy: list[float] = []
-        self.seconds = 0.0
-
-    def __call__(self, record: SessionRecord) -> None:
-        """Write one session of the broker's, and before it those that had no bar."""
-        started = time.perf_counter()
-        while self._signals[self._next].session < record.session:
-            self._write(self._idle(self._signals[self._next]))
-        self._write(record)
-        self.seconds += time.perf_counter() - started
-
-    def finish(self) -> None:
-        """Write the sessions without a bar that follow the last one with a bar."""
-        for signal in self._signals[self._next :]:
-            self._write(self._idle(signal))
-
-    def _write(self, record: SessionRecord) -> None:
-        signal = self._signals[self._next]
-        always_buy = self._always_buy.get(record.session)
-        self.always_buy.append(self.always_buy[-1] if always_buy is None else float(always_buy))
-        self._ledger.write_session(self._run, signal=signal, record=record, always_buy_equity=self.always_buy[-1])
-        self.records.append(record)
-        self._next += 1
-
-    def _idle(self, signal: Signal) -> SessionRecord:
-        """Return the record of a session without a bar: the account as it stood, nothing done."""
-        nothing = {"commission": 0.0, "slippage": 0.0, "borrow": 0.0, "interest": 0.0, "orders": (), "fills": ()}
-        return replace(self.records[-1], session=signal.session, signal=0, p_up=None, **nothing)
-
-    def evaluation(self, window: Window, costs: Costs, risk_free: float) -> metrics.EvaluationInputs:
-        """Return the written sessions in columns, for the metrics."""
-        return metrics.EvaluationInputs(
-            side=[signal.side for signal in self._signals],
-            next_return=_next_returns(window, self._signals),
-            equity=[record.equity for record in self.records],
-            always_buy_equity=self.always_buy,
-            costs=[record.commission + record.slippage + record.borrow for record in self.records],
-            traded=[sum(abs(fill.size * fill.price) for fill in record.fills) for record in self.records],
-            exposure=[record.exposure for record in self.records],
-            start_cash=costs.cash,
-            risk_free=risk_free,
-        )
-
-
-def _next_returns(window: Window, signals: Sequence[Signal]) -> list[float]:
-    """Return close(d+1)/close(d) − 1 of each signal's session; NaN for the last session and for those without a bar."""
-    following = dict(zip(window.sessions, [*(bar.close for bar in window.bars[1:]), np.nan], strict=True))
-    close = {session: bar.close for session, bar in zip(window.sessions, window.bars, strict=True)}
-    return [following[s.session] / close[s.session] - 1 if s.session in close else np.nan for s in signals]
 
 
 def _signal_figures(window: Window, made: Forecasts, config: Config) -> dict[str, float | None]:
     side = [signal.side for signal in made.signals]
-    return metrics.signal_metrics(side, _next_returns(window, made.signals), risk_free=config.evaluation.risk_free)
-
-
-def _facts(config: Config, window: Window, made: Forecasts, span: _Span) -> RunFacts:
-    run = config.run
-    return RunFacts(
-        kind="backtest",
-        config=json.dumps(as_mapping(config), sort_keys=True, indent=1),
-        seed=run.seed,
-        code_version=f"{_version()} {code_hash('trader', 'models', 'feeds', 'strategies')}",
-        first_session=made.signals[0].session,
-        last_session=made.signals[-1].session,
-        data_hash=window.fingerprint(window.position(span.pump), len(window)),
-        market=run.market,
-        news=run.news,
-        model=run.model,
-        strategy=run.strategy,
-        execution=run.execution,
-    )
-
-
-def _version() -> str:
-    try:
-        return metadata.version("news-trader")
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _fold_facts(window: Window, number: int, one: TrainedFold) -> FoldFacts:
-    spans = {
-        f"{name}_{end}": window.sessions[part.start if end == "first" else part.stop - 1]
-        for name, part in (("train", one.fold.train), ("validation", one.fold.validation), ("use", one.fold.use))
-        for end in ("first", "last")
-    }
-    return FoldFacts(
-        fold=number,
-        model_id=one.model_id,
-        validation_loss=one.report.validation_loss,
-        validation_accuracy=one.report.validation_accuracy,
-        epochs=one.report.epochs,
-        train_seconds=one.seconds,
-        cached=one.cached,
-        **spans,
-    )
-
-
-def _notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary, span: _Span) -> list[str]:
-    """Return what a reader must know to read the figures rightly, a sentence each."""
-    run, first = config.run, made.folds[0]
-    trained_on = f"{window.sessions[first.fold.train.start]} to {window.sessions[first.fold.validation.stop - 1]}"
-    if made.signals[0].session == span.first:
-        notes = [f"Trading starts at the first session, {span.first}, with a model trained on {trained_on}."]
-    else:
-        notes = [
-            f"Trading starts on {made.signals[0].session}, when the first fold is full (trained on {trained_on}): "
-            f"there is too little history before {span.first}."
-        ]
-    if run.news == "wire":
-        notes.append(
-            "The wire is written from prices: it tests the chain, and can tell nothing that prices do not."
-        )
-    without = sum(signal.news_count == 0 for signal in made.signals)
-    if without:
-        notes.append(f"{without} of {len(made.signals)} sessions had no headline.")
-    abstained = sum(signal.p_up is None for signal in made.signals)
-    if abstained:
-        notes.append(f"{abstained} sessions had no bar: no decision, the position was kept.")
-    if trading.optimistic:
-        notes.append("Execution at the very close that was decided on is the papers' convention, and optimistic.")
-    elif trading.stale_opens and run.execution == "next_open":
-        fills = "at that day's close" if config.costs.stale_open == "next_close" else "at that open all the same"
-        notes.append(
-            f"On {trading.stale_opens:,} of {trading.sessions:,} sessions the open equals the close before, so it was "
-            f"no price; orders then fill {fills}."
-        )
-    if run.market in ("sp500", "nasdaq"):
-        notes.append("A price index: dividends are not in it, and nobody can trade it as such.")
-    if trading.cut:
-        notes.append(f"{len(trading.cut)} orders were cut to the exposure limit; `trader trades {{run}}` says which.")
-    return notes
+    return metrics.signal_metrics(side, next_returns(window, made.signals), risk_free=config.evaluation.risk_free)

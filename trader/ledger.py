@@ -100,9 +100,9 @@ class Ledger:
         from sqlite_utils import Database  # it imports pandas, too slow for --help
 
         path = Path(path)
-        if read_only and not path.exists():
-            raise NoData("there is no ledger yet", where=path, do="run python -m trader backtest first")
         with store_errors(path):
+            if read_only and not path.exists():
+                raise NoData("there is no ledger yet", where=path, do="run python -m trader backtest first")
             if not read_only:
                 path.parent.mkdir(parents=True, exist_ok=True)
             mode = "ro" if read_only else "rwc"
@@ -193,7 +193,7 @@ class Ledger:
             return known[-1]
         if str(run).isdecimal() and int(run) in known:
             return int(run)
-        names = "none yet" if not known else ", ".join(map(str, known[-10:])) + (" …" if len(known) > 10 else "")
+        names = ("… " if len(known) > 10 else "") + (", ".join(map(str, known[-10:])) or "none yet")
         do = "name one of them, or latest" if known else "run python -m trader backtest first"
         raise NoData("no such run", where=self.path, got=run, expected=f"one of {names}", do=do)
 

@@ -6,13 +6,20 @@ The engine measures its stages with ``Stages`` and reports into a ``Watch``; tes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 import sys
 import time
 from typing import Protocol
 
-Step = Callable[[int, int, str], None]
+
+class Step(Protocol):
+    """Takes how far a stage is: steps done, steps in all, and where."""
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None:
+        """Take one report."""
+        ...
 
 
 class Watch(Protocol):
@@ -40,7 +47,7 @@ class Stages:
         started = time.perf_counter()
         self._watch(name, 0, 0)
         try:
-            yield lambda done, total, detail="": self._watch(name, done, total, detail)
+            yield partial(self._watch, name)
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
         self._watch(name, 1, 1, f"{self.seconds[name]:.1f} s")

@@ -13,7 +13,7 @@ from rich.text import Text
 from trader.events import Signal
 
 if TYPE_CHECKING:
-    from trader.engine import Outcome
+    from trader.outcome import Outcome
 
 WIDTH = 100
 DASH = "–"
@@ -135,7 +135,7 @@ def _written(value: float | None, style: str) -> str:
 
 
 def closing_lines(outcome: Outcome) -> list[str]:
-    """Return what stands below the table: verdict, notes, definitions, times, where the ledger lies, what to run next."""
+    """Return what stands below the table: verdict, notes, definitions, times, the ledger, what to run next."""
     report, run = outcome.report, outcome.run
     last = outcome.forecasts.signals[-1].session
     paragraphs = [

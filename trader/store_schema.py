@@ -11,6 +11,7 @@ from trader.errors import StoreError
 
 APPLICATION_ID = 0x4E574D53  # "NWMS" in the file's header: one of our market stores, not some other SQLite file
 SCHEMA_VERSION = 1
+_MAGIC = b"SQLite format 3\0"
 _TABLES = {
     "news_sets": "id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE",
     # One row for each import that brought something. The headlines it brought are news.id first_news .. last_news:
@@ -102,6 +103,7 @@ def connect(path: Path, *, read_only: bool, wait_seconds: float) -> sqlite3.Conn
             path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError("cannot make the store's folder", where=path.parent, got=error.strerror) from error
+    _refuse_what_is_no_database(path)
     mode = "ro" if read_only else "rwc"
     with translated(path):
         # isolation_level None: Python begins no transactions of its own, ``transaction`` does.
@@ -114,6 +116,21 @@ def connect(path: Path, *, read_only: bool, wait_seconds: float) -> sqlite3.Conn
             db.close()
             raise
     return db
+
+
+def _refuse_what_is_no_database(path: Path) -> None:
+    """Look at the file's first bytes: SQLite itself would overwrite a file shorter than its header."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_MAGIC))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        what, do = _MEANING[sqlite3.SQLITE_CANTOPEN]
+        raise StoreError(what, where=path, got=error.strerror, do=do) from error
+    if header not in (b"", _MAGIC):
+        what, do = _MEANING[sqlite3.SQLITE_NOTADB]
+        raise StoreError(what, where=path, do=do)
 
 
 def _prepare(db: sqlite3.Connection, path: Path, read_only: bool) -> None:

@@ -110,14 +110,15 @@ class Trainer:
         days = self._window.learnable(first, fold.validation.stop)
         sessions = self._window.sessions
         seed = fold_seed(spec.seed, spec.name, str(sessions[fold.train.stop - 1]))
+        train, validation = (range(part.start - first, part.stop - first) for part in (fold.train, fold.validation))
         shape = {
             "model": spec.name,
             "settings": dict(spec.settings),
             "lookback": spec.lookback,
             "texts": spec.texts_id,
             "seed": seed,
-            "train": [fold.train.start - first, fold.train.stop - first],
-            "validation": [fold.validation.start - first, fold.validation.stop - first],
+            "train": [train.start, train.stop],
+            "validation": [validation.start, validation.stop],
             "code": code_hash("models"),
             "versions": {name: metadata.version(name) for name in ("torch", "numpy", "scikit-learn")},
         }
@@ -129,8 +130,8 @@ class Trainer:
             spec=spec,
             model_id=self._id(shape, days),
             days=days,
-            train=range(*shape["train"]),
-            validation=range(*shape["validation"]),
+            train=train,
+            validation=validation,
             seed=seed,
             manifest={**shape, "spans": spans},
             folder=self._registry.folder,

@@ -1,0 +1,148 @@
+"""Small honest fakes: a made-up market on real sessions, headlines, and readers that need no language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta, timezone
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trader.clock import Calendar, SimulatedClock
+from trader.config import Config, from_mapping
+from trader.engine import Readers
+from trader.events import Bar, NewsBatch, NewsRows, to_us
+from trader.store import FileSource, MarketStore
+
+CALENDAR = Calendar()
+NOW = datetime(2020, 1, 1, tzinfo=timezone.utc)
+TOPICS = ("oil", "banks", "rates", "chips", "retail", "exports", "jobs", "housing")
+VERBS = ("rise", "fall", "surge", "slump", "stall", "rebound")
+
+
+def sessions(count: int, first: date = date(2010, 1, 4)) -> list[date]:
+    """Return ``count`` real sessions from ``first``."""
+    start = CALENDAR.index(first)
+    return [CALENDAR.session(start + at) for at in range(count)]
+
+
+def bars(days: Sequence[date], seed: int = 0, *, symbol: str = "toy", start: float = 100.0) -> list[Bar]:
+    """Return a random walk of 1 % a day with opens, highs, lows and volumes of its own."""
+    rng = np.random.default_rng(seed)
+    made, close = [], start
+    for day in days:
+        opened = close * float(np.exp(rng.normal(0, 0.004)))
+        after = opened * float(np.exp(rng.normal(0, 0.01)))
+        high, low = max(opened, after) * 1.002, min(opened, after) * 0.998
+        volume = float(rng.integers(1_000, 9_000))
+        made.append(
+            Bar(
+                symbol=symbol,
+                session=day,
+                open=opened,
+                high=high,
+                low=low,
+                close=after,
+                adj_close=after,
+                volume=volume,
+                known_at=CALENDAR.cutoff(day),
+            )
+        )
+        close = after
+    return made
+
+
+def headlines(days: Sequence[date], seed: int = 0, *, most: int = 6) -> NewsBatch:
+    """Return 0 to ``most`` headlines a session, at random minutes of the day before its close."""
+    rng = np.random.default_rng(seed)
+    at: list[int] = []
+    texts: list[str] = []
+    for day in days:
+        for _ in range(int(rng.integers(0, most + 1))):
+            at.append(to_us(CALENDAR.cutoff(day) - timedelta(minutes=int(rng.integers(0, 300)))))
+            topic, verb = TOPICS[rng.integers(len(TOPICS))], VERBS[rng.integers(len(VERBS))]
+            texts.append(f"{topic} {verb} on day {rng.integers(40)}")
+    return batch(at, texts)
+
+
+def batch(at: Sequence[int], texts: Sequence[str]) -> NewsBatch:
+    """Return headlines without sentiment or symbols, published and known at these µs."""
+    instants = np.array(at, dtype=np.int64)
+    return NewsBatch(
+        published_at=instants,
+        known_at=instants,
+        headline=list(texts),
+        symbols=[""] * len(texts),
+        sentiment=np.full((len(texts), 3), np.nan, np.float32),
+        item_id=[str(row) for row in range(len(texts))],
+    )
+
+
+def fill(home: Path, made: Sequence[Bar], news: NewsBatch) -> None:
+    """Put bars and headlines (as the set "toy") into the store of a home."""
+    with MarketStore.open(home / "market.db", clock=SimulatedClock(NOW)) as store:
+        store.add_bars(made, source="made here")
+        rows = NewsRows(news=news, row=np.arange(1, len(news) + 1), rejected=())
+        store.add_news("toy", [rows], source=FileSource(name="made here", options=str(len(news))))
+
+
+class TinyTexts:
+    """Embeddings drawn from the text's own hash: 8 wide, the same in every process and order."""
+
+    width = 8
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._row: dict[str, int] = {}
+
+    def index(self, texts: Sequence[str], progress: Any = None) -> NDArray[np.int64]:
+        for text in texts:
+            if text not in self._row:
+                self._row[text] = len(self._texts)
+                self._texts.append(text)
+        return np.array([self._row[text] for text in texts], dtype=np.int64)
+
+    def rows(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        seeds = [int.from_bytes(key[:8].tobytes(), "big") for key in self.keys_of(index)]
+        drawn = [np.random.default_rng(seed).normal(size=self.width) for seed in seeds]
+        return np.array(drawn, dtype=np.float32).reshape(-1, self.width)
+
+    def keys_of(self, index: NDArray[np.int64]) -> NDArray[np.uint8]:
+        keys = [hashlib.blake2b(self._texts[row].encode(), digest_size=16).digest() for row in index]
+        return np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, 16)
+
+
+class TinyScorer:
+    """Sentiment from the verb: up words positive, down words negative."""
+
+    def scores(self, texts: Sequence[str], progress: Any = None) -> NDArray[np.float32]:
+        table = {"rise": (0, 0.2, 0.8), "surge": (0, 0, 1), "fall": (0.8, 0.2, 0), "slump": (1, 0, 0)}
+        rows = [next((tone for verb, tone in table.items() if verb in text), (0.1, 0.8, 0.1)) for text in texts]
+        return np.array(rows, dtype=np.float32).reshape(-1, 3)
+
+
+def readers() -> Readers:
+    """Return readers that load nothing."""
+    return Readers(texts=TinyTexts(), texts_id="tiny", scorer=TinyScorer())
+
+
+def config(**changes: Any) -> Config:
+    """Return settings small enough for a test: folds of 60 + 10 sessions every 10, a FININ of 5 epochs.
+
+    changes: [run] keys, or whole sections given as dicts.
+    """
+    sections = {name: value for name, value in changes.items() if isinstance(value, dict)}
+    run = {name: value for name, value in changes.items() if not isinstance(value, dict)}
+    raw: dict[str, Any] = {
+        "run": {"market": "toy", "news": "toy", "lookback": 3, **run},
+        "walkforward": {"train": 60, "validation": 10, "step": 10},
+        "compute": {"workers": 1},
+        "evaluation": {"resamples": 100, "rivals": []},
+        "model": {"finin": {"hidden": 8, "heads": 1, "qkv": 8, "epochs": 5, "batch_days": 20}},
+    }
+    for name, section in sections.items():
+        raw[name] = {**raw.get(name, {}), **section}
+    return from_mapping(raw, "test")

@@ -1,0 +1,107 @@
+"""A finished run as one value, and the sentences without which its figures would mislead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trader import metrics
+from trader.config import Config
+from trader.events import Signal
+from trader.records import TradeSummary
+from trader.spans import Span
+from trader.training import TrainedFold
+from trader.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where everything lies: one folder that a user can back up, move or delete."""
+
+    folder: Path
+
+    @property
+    def store(self) -> Path:
+        """The market store: bars, headlines, quarantine."""
+        return self.folder / "market.db"
+
+    @property
+    def ledger(self) -> Path:
+        """The ledger: runs, signals, trades, equity."""
+        return self.folder / "ledger.db"
+
+    @property
+    def models(self) -> Path:
+        """Trained models by id."""
+        return self.folder / "models"
+
+    @property
+    def cache(self) -> Path:
+        """Embeddings and sentiment scores by text."""
+        return self.folder / "cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Forecasts:
+    """The signals of one model, oldest first, with the folds that they come from."""
+
+    model: str
+    signals: Sequence[Signal]
+    folds: Sequence[TrainedFold]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A finished run, for the report.
+
+    report: every figure.  rivals: model name → its signal metrics (name → value), on the same sessions.
+    bare_seconds: what backtrader alone took over the same bars.  stages: seconds of each.
+    notes: what a reader must know.
+    """
+
+    run: int
+    config: Config
+    home: Home
+    forecasts: Forecasts
+    report: metrics.Report
+    rivals: Mapping[str, Mapping[str, float | None]]
+    trading: TradeSummary
+    bare_seconds: float
+    stages: Mapping[str, float]
+    ledger_hash: str
+    notes: Sequence[str] = field(default=())
+
+
+def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary, span: Span) -> list[str]:
+    """Return what a reader must know to read the figures rightly, a sentence each."""
+    run, first = config.run, made.folds[0]
+    trained_on = f"{window.sessions[first.fold.train.start]} to {window.sessions[first.fold.validation.stop - 1]}"
+    if made.signals[0].session == span.first:
+        found = [f"Trading starts at the first session, {span.first}, with a model trained on {trained_on}."]
+    else:
+        found = [
+            f"Trading starts on {made.signals[0].session}, when the first fold is full (trained on {trained_on}): "
+            f"there is too little history before {span.first}."
+        ]
+    if run.news == "wire":
+        found.append("The wire is written from prices: it tests the chain, and can tell nothing that prices do not.")
+    without = sum(signal.news_count == 0 for signal in made.signals)
+    if without:
+        found.append(f"{without} of {len(made.signals)} sessions had no headline.")
+    abstained = sum(signal.p_up is None for signal in made.signals)
+    if abstained:
+        found.append(f"{abstained} sessions had no bar: no decision, the position was kept.")
+    if trading.optimistic:
+        found.append("Execution at the very close that was decided on is the papers' convention, and optimistic.")
+    elif trading.stale_opens and run.execution == "next_open":
+        fills = "at that day's close" if config.costs.stale_open == "next_close" else "at that open all the same"
+        found.append(
+            f"On {trading.stale_opens:,} of {trading.sessions:,} sessions the open equals the close before, so it was "
+            f"no price; orders then fill {fills}."
+        )
+    if run.market in ("sp500", "nasdaq"):
+        found.append("A price index: dividends are not in it, and nobody can trade it as such.")
+    if trading.cut:
+        found.append(f"{len(trading.cut)} orders were cut to the exposure limit; `trader trades {{run}}` says which.")
+    return found

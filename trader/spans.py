@@ -1,0 +1,74 @@
+"""Which sessions a run reads and trades, from what the store holds; the errors of a run that cannot be."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+from datetime import date
+
+from trader.clock import Calendar
+from trader.config import Config
+from trader.errors import NoData
+from trader.store import MarketStore
+from trader.window import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which sessions to read (from ``pump``, history included) and to trade (first … last)."""
+
+    pump: date
+    first: date
+    last: date
+
+
+def find_span(store: MarketStore, calendar: Calendar, config: Config, first: date, last: date) -> Span:
+    """Find the sessions to read and to trade; raise NoData where the store has no bars or headlines for them."""
+    symbol, news, spec = config.run.market, config.run.news, config.walkforward
+    symbols, names = store.symbols(), store.names()
+    if symbol not in symbols:
+        known = ", ".join(sorted({*symbols, "sp500", "nasdaq"}))
+        do = "import it: python -m trader prices import FILE --symbol NAME"
+        raise NoData("no such market", got=symbol, expected=f"one of {known}", do=do)
+    if news not in names:
+        known = ", ".join(sorted({*names, "wire"}))
+        do = "import it: python -m trader news import FILE --name NAME"
+        raise NoData("no such news", got=news, expected=f"one of {known}", do=do)
+    held = symbols[symbol]
+    assert held.first is not None and held.last is not None, "a symbol is listed for the bars it has"
+    if last < held.first or first > held.last or (last > held.last and last.year > held.last.year):
+        raise NoData(
+            f"no bars of {symbol} for some of these days",
+            got=f"--from {first} --to {last}",
+            expected=f"days within {held.first}..{held.last}",
+            do="choose other days or import more prices",
+        )
+    last = min(last, held.last)
+    bars = store.as_of(calendar.decide_at(held.last)).bars(symbol, held.first, last)
+    sessions = [bar.session for bar in bars]
+    start = bisect_left(sessions, first)
+    if start == len(sessions):
+        raise NoData(f"no bars of {symbol} in these days", got=f"{first}..{last}", do="choose other days")
+    view = store.as_of(calendar.decide_at(sessions[-1]))
+    if not view.news_count(news, calendar.cutoff(sessions[max(0, start - 1)]), calendar.cutoff(sessions[-1])):
+        raise NoData(
+            f"the news set {news} has no headline in these days",
+            got=f"{sessions[start]}..{sessions[-1]}",
+            do="choose other days or another --news; `python -m trader news list` shows the spans",
+        )
+    needed = spec.train + spec.validation + 2 * spec.purge + spec.step + Window.warm_up + config.run.lookback
+    pump = sessions[0] if spec.mode == "expanding" else sessions[max(0, start - needed)]
+    return Span(pump, sessions[start], sessions[-1])
+
+
+def too_little(window: Window, config: Config) -> NoData:
+    """Return the error of a run whose sessions do not fill a first fold."""
+    spec = config.walkforward
+    needed = spec.train + spec.validation + 2 * spec.purge + Window.warm_up + config.run.lookback
+    return NoData(
+        "too little history to train a first model",
+        where=config.run.market,
+        got=f"{len(window)} sessions",
+        expected=f"at least {needed}, and a session to trade",
+        do="take a longer span, or lower [walkforward] train and validation",
+    )
