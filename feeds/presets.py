@@ -23,7 +23,8 @@ class Preset:
     about: a line for the list of presets.
     columns: our name → the file's. Where a tuple of the file's: published_at is the latest of them, headline is
     one item for each, item_id is all joined by "/". Empty: found as for a file without a preset.
-    header: the file's first columns in order, by which it is known, a nameless index column before them aside.
+    header: the file's columns in order, by which it is known, a nameless index column before them aside; a last
+    "…" stands for any others.
     names: the columns of a file that has no header row, the date being eight digits.
     times: how to read published_at.
     date_in: a column that names the true date where the date column is damaged.
@@ -43,10 +44,10 @@ class Preset:
         if self.names:
             date_at = self.names.index("date")
             return len(header) == len(self.names) and re.fullmatch(r"(19|20)\d{6}", header[date_at].strip()) is not None
-        if not self.header:
-            return False
-        bare = tuple(header[1:]) if header and header[0].strip().lower() in ("", "unnamed: 0", "index") else None
-        return any(found is not None and found[: len(self.header)] == self.header for found in (tuple(header), bare))
+        bare = tuple(header[1:] if header[0].lower() in ("", "unnamed: 0", "index") else header)
+        if self.header[-1:] == ("…",):
+            return bare[: len(self.header) - 1] == self.header[:-1]
+        return bool(self.header) and bare == self.header
 
 
 _TOPS = tuple(f"Top{place}" for place in range(1, 26))
@@ -69,13 +70,13 @@ PRESETS: Mapping[str, Preset] = {
             "symbols": "assetCodes",
             "item_id": ("sourceId", "assetName"),  # a story has a row, and scores, for each company in it
         },
-        header=("time", "sourceTimestamp", "firstCreated", "sourceId", "headline"),
+        header=("time", "sourceTimestamp", "firstCreated", "sourceId", "headline", "…"),
         times=TimeRule(zone="UTC", midnight=False),
     ),
     "fnspid": Preset(
         about="FNSPID from the Hugging Face hub: 1999–2023, US companies, UTC; midnight means date only",
         columns={"published_at": "Date", "headline": "Article_title", "symbols": "Stock_symbol", "item_id": "Url"},
-        header=("Date", "Article_title", "Stock_symbol"),
+        header=("Date", "Article_title", "Stock_symbol", "…"),
         times=TimeRule(zone="UTC"),
     ),
     "benzinga": Preset(
@@ -100,7 +101,7 @@ PRESETS: Mapping[str, Preset] = {
     "gold": Preset(
         about="headlines about gold 2000–2019: d-m-Y and d/m/Y mixed, damaged years taken from the address",
         columns={"published_at": "Dates", "headline": "News"},
-        header=("Dates", "URL", "News", "Price Direction Up"),
+        header=("Dates", "URL", "News", "Price Direction Up", "…"),
         times=TimeRule(zone=NEW_YORK, day_first=True),
         date_in="URL",
     ),

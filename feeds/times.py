@@ -277,9 +277,9 @@ def _at(start: int, hour: str, minute: str, second: str | None, fraction: str | 
     place = "UTC" if zone == "Z" else _ZONES.get(zone, zone) if zone else ""
     if second is None:
         return start, MINUTE, place
-    if fraction is None:
+    if fraction is None or not fraction.strip("0"):  # pandas writes .000000 behind whole seconds
         return start, SECOND, place
-    digits = fraction.rstrip("0")[:6]  # pandas writes .000000 behind whole seconds
+    digits = fraction[:6]
     return start + int(digits.ljust(6, "0")), 10 ** (6 - len(digits)), place
 
 

@@ -20,6 +20,9 @@ from trader.events import NewsBatch
 
 __all__ = ["WireSeries", "facts", "headlines"]
 
+# The name of the set in a market store. A store only grows, so another wording is another set: change the number
+# whenever a headline changes (a test compares the wire's hash).
+SET = "wire-1"
 NAMES = {"sp500": "S&P 500", "nasdaq": "Nasdaq Composite"}
 SIZE_RANKED = ("move", "move_5", "move_60")  # by size, whatever the sign
 VALUE_RANKED = ("range", "place", "volume", "volatility", "rebound")

@@ -2,7 +2,7 @@
 
 Both see the same days as FININ: market features, the day's sentiment in aggregates, its headlines' mean embedding
 reduced to a few directions, each over the lookback. A deep model that loses to them should be seen to.
-Source: /papers/baselines.md, last paragraph ("also run"). Letters as in models.base, and
+Letters as in models.base, and
     C numbers that describe one day   P directions of the mean embedding kept
 """
 
@@ -54,7 +54,7 @@ class DayNumbers:
     def of(cls, days: Days, train: range) -> DayNumbers:
         """Measure on the days of the training decisions."""
         index = np.arange(train.start, train.stop)
-        means = _mean_embeddings(days, index)
+        means = _mean_embeddings(days, index, np.full(days.texts.width, np.nan))
         some = means[~np.isnan(means[:, 0])]  # (≤ len(train), D)
         centre = some.mean(axis=0) if len(some) else np.zeros(means.shape[1])
         _, _, rows = np.linalg.svd(some - centre, full_matrices=False)
@@ -65,11 +65,15 @@ class DayNumbers:
 
     def __call__(self, days: Days, index: NDArray[np.int64]) -> NDArray[np.float32]:
         """Describe the days ``index`` → (len(index), C), a day without news by its market and zeros for the rest."""
-        offset = np.nan_to_num(_mean_embeddings(days, index) - self.centre)  # (len(index), D)
+        offset = _mean_embeddings(days, index, self.centre) - self.centre  # (len(index), D)
         # Day by day, and without BLAS, whose rounding depends on how many days are asked for.
-        reduced = [(day[:, None] * self.directions).sum(axis=0) for day in offset]
-        numbers = [days.market[index], _sentiment(days, index), np.array(reduced)]
-        return self.scale(np.concatenate(numbers, axis=1).astype(np.float32)).clip(-5, 5)
+        reduced = np.array([(day[:, None] * self.directions).sum(axis=0) for day in offset])  # (len(index), P)
+        numbers = np.concatenate([days.market[index], _sentiment(days, index), reduced], axis=1)  # (len(index), C)
+        if not np.isfinite(numbers).all():
+            day = int(index[~np.isfinite(numbers).all(axis=1)][0])
+            raise ModelError("market, sentiment or an embedding is not a number", where=f"day {day}")
+        standard: NDArray[np.float32] = self.scale(numbers.astype(np.float32)).clip(-5, 5)  # a crash is rare, not 20 σ
+        return standard
 
     def windows(self, days: Days, at: Sequence[int] | range, lookback: int) -> NDArray[np.float32]:
         """Lay the numbers of each decision's lookback days side by side, oldest first → (B, t·C)."""
@@ -79,12 +83,17 @@ class DayNumbers:
             raise ModelError("a decision lacks its days", got=decisions[:3].tolist(), expected=expected)
         needed = decisions[:, None] + np.arange(1 - lookback, 1)  # (B, t)
         index, position = np.unique(needed, return_inverse=True)
-        return self(days, index)[position.reshape(needed.shape)].reshape(len(decisions), -1)
+        laid: NDArray[np.float32] = self(days, index)[position.reshape(needed.shape)]  # (B, t, C)
+        return laid.reshape(len(decisions), -1)
 
     def arrays(self) -> Weights:
         """Return the statistics as arrays by name."""
-        scale = {"numbers.mean": self.scale.mean, "numbers.std": self.scale.std}
-        return {"numbers.centre": self.centre, "numbers.directions": self.directions} | scale
+        return {
+            "numbers.centre": self.centre,
+            "numbers.directions": self.directions,
+            "numbers.mean": self.scale.mean,
+            "numbers.std": self.scale.std,
+        }
 
     @classmethod
     def from_arrays(cls, weights: Mapping[str, NDArray[np.generic]], names: set[str]) -> DayNumbers:
@@ -110,7 +119,7 @@ class Logistic:
     def fit(self, days: Days, train: range, validation: range, seed: int) -> FitReport:
         """Fit one regression for each of PENALTIES, keep the best on validation; nothing is random, seed is unused."""
         from sklearn.linear_model import LogisticRegression
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threadpool_limits(1):  # the rounding of BLAS depends on its threads
             numbers = self._numbers = DayNumbers.of(days, train)
@@ -123,8 +132,6 @@ class Logistic:
                     fitted = LogisticRegression(C=penalty, max_iter=200).fit(x.astype(np.float64), y)
                     slope = np.append(fitted.coef_[0], fitted.intercept_)
                 loss, accuracy = log_loss(_probability(unseen, slope), truth)
-                if not math.isfinite(loss):
-                    raise ModelError("the regression is not a number", do="look for NaN in market and sentiment")
                 if loss < best.validation_loss:
                     best, self._slope = FitReport(loss, accuracy, len(PENALTIES), tried), slope
         return best
@@ -236,9 +243,9 @@ def _probability(x: NDArray[np.float32], slope: NDArray[np.float64]) -> NDArray[
     return np.array([1 / (1 + math.exp(-float((row * slope[:-1]).sum() + slope[-1]))) for row in x])
 
 
-def _mean_embeddings(days: Days, index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Mean embedding of each day's headlines (len(index), D); NaN for a day without news."""
-    means = np.full((len(index), days.texts.width), np.nan)
+def _mean_embeddings(days: Days, index: NDArray[np.int64], none: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean embedding of each day's headlines (len(index), D); ``none`` (D,) for a day without news."""
+    means = np.tile(none, (len(index), 1))
     for row, news in enumerate(map(days.news, index)):
         if news.stop > news.start:
             means[row] = days.texts.rows(days.news_text[news]).mean(axis=0, dtype=np.float64)

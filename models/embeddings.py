@@ -65,7 +65,7 @@ class ArrayCache:
         folder: Path,
         *,
         compute: Compute | None,
-        part: int = 2048,
+        part: int = 512,
         workers: int = 1,
         parallel_from: int = 2000,
     ) -> None:

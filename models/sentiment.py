@@ -93,7 +93,7 @@ class FinBert:
     """A classifier of financial tone: FinBERT, or any checkpoint whose three labels are those of TONES."""
 
     parallel_from: ClassVar[int] = 2_000
-    part: ClassVar[int] = 2_048
+    part: ClassVar[int] = 512
 
     frozen: FrozenModel
     columns: tuple[int, int, int]  # of the logits, in the order of TONES

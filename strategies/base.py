@@ -28,7 +28,7 @@ __all__ = ["STEPS_A_UNIT", "FractionalSizes", "abstained", "bt", "exposure", "ho
 # Sizes are whole multiples of 2⁻²⁰ of a unit, about a millionth, so that sums of them are exact in floating point.
 # With arbitrary fractions old + size − old is not always size: backtrader then takes an order for half done, keeps
 # it open with 1e-14 units to go, and a flat position for a short one (measured: in 1 of 12,086 orders, which was
-# enough to miss a trade and end a run 1 % off).
+# enough to miss a trade and put the equity 1 % off).
 STEPS_A_UNIT = 2**20
 
 

@@ -209,6 +209,11 @@ def test_a_size_knows_nothing_of_the_next_session(execution: str) -> None:
     assert decided(bars) == decided(other) and decided(bars)[-1][0] == bars[cut].session
 
 
+def test_a_strategy_cannot_read_the_next_session() -> None:
+    with pytest.raises(IndexError):  # with preload the whole feed would lie there
+        ask(lambda s: s.data.close[1], bars=LEVEL)
+
+
 @pytest.mark.parametrize("execution", EXECUTIONS)
 def test_the_records_of_a_prefix_are_a_prefix_of_the_records(execution: str) -> None:
     bars, rng = real_bars()[1000:1200], random.Random(4)

@@ -101,4 +101,3 @@ def test_a_planted_cache_leak_is_seen(tmp_path: Path, monkeypatch: pytest.Monkey
     _with_another_past(tmp_path, 1)
     stale = _with_another_past(tmp_path, 2)  # finds the models of the first market under the same dates
     assert stale != _with_another_past(tmp_path / "fresh", 2)
-

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from trader.errors import ConfigError, TraderError
 
@@ -42,8 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line which word is wrong, as every other error does."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and leave with code 2."""
+        self.exit(EXIT_BAD_INPUT, f"trader: {' '.join(message.split())}; `{self.prog} --help` shows the words\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m trader", description="An event-driven paper-trading backtester that reads the news."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -295,7 +303,6 @@ def _news_presets(options: argparse.Namespace) -> None:
 
 def _news_download(options: argparse.Namespace) -> None:
     from feeds.hub import download_fnspid
-
     from trader.progress import watching
 
     _, home = _settings(options)

@@ -128,7 +128,9 @@ class Config:
     def with_run(self, **changes: Any) -> Config:
         """Return a copy with the given [run] keys changed; None leaves a key as it is."""
         given = {name: value for name, value in changes.items() if value is not None}
-        return replace(self, run=build(Run, {**_as_mapping(self.run), **given}, "the command line"))
+        changed = replace(self, run=build(Run, {**_as_mapping(self.run), **given}, "the command line"))
+        _check_ranges(changed, "the command line")
+        return changed
 
 
 def load(path: Path | None) -> Config:
@@ -237,6 +239,8 @@ _AT_LEAST: dict[tuple[str, str], float] = {
     ("costs", "commission_bps"): 0,
     ("costs", "slippage_bps"): 0,
     ("costs", "borrow_bps_a_year"): 0,
+    ("costs", "cash_rate"): 0,
+    ("evaluation", "risk_free"): 0,
     ("evaluation", "resamples"): 100,
 }
 

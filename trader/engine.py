@@ -7,10 +7,12 @@ Each stage is timed. A run writes whole sessions into the ledger; one that is st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
+import hashlib
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -32,14 +34,14 @@ from trader.registry import Registry
 from trader.scheduler import Scheduler
 from trader.spans import Span, find_span, too_little
 from trader.store import FileSource, MarketStore
-from trader.training import ModelSpec, Trainer, code_hash
+from trader.training import ModelSpec, Trainer
 from trader.walkforward import plan
 from trader.window import Scorer, TextIndex, Window
 
-MODELS = {
+MODELS = {  # name → class, and the dataclass of its settings
     "finin": ("models.finin:Finin", "models.finin:FininConfig"),
-    "logistic": ("models.baselines:Logistic", "models.baselines:LogisticConfig"),
-    "boosting": ("models.baselines:Boosting", "models.baselines:BoostingConfig"),
+    "logistic": ("models.baselines:Logistic", ""),
+    "boosting": ("models.baselines:Boosting", ""),
 }
 STRATEGIES = {
     "long_short": "strategies.long_short:LongShort",
@@ -90,9 +92,9 @@ def backtest(
     )
     with MarketStore.open(home.store) as store:
         with stages("data"):
-            stock(store, run.market, run.news)
-            span = find_span(store, calendar, config, first, last)
-        scheduler = Scheduler(store, calendar, symbol=run.market, news=run.news, spec=config.walkforward)
+            news = stock(store, run.market, run.news)
+            span = find_span(store, calendar, config, news, first, last)
+        scheduler = Scheduler(store, calendar, symbol=run.market, news=news, spec=config.walkforward)
         if daily:
             made = _forecast_daily(config, home, scheduler, span, window, spec, stages)
         else:
@@ -102,14 +104,20 @@ def backtest(
     return _trade(config, home, window, made, beside, strategy, span, stages)
 
 
-def stock(store: MarketStore, market: str, news: str) -> None:
-    """Put the built-in bars and the wire into the store where they are asked for and not there yet."""
+def stock(store: MarketStore, market: str, news: str) -> str:
+    """Put the built-in bars and the wire into the store where they are asked for and not there yet.
+
+    Returns the name of the news set in the store: the wire's carries its version.
+    """
     if market in builtin.BUILT_IN and market not in store.symbols():
         store.add_bars(builtin.bars(market), source="arch")
-    if news == "wire" and news not in store.names():
+    if news != "wire":
+        return news
+    if wire.SET not in store.names():
         written = wire.headlines(builtin.series())
         rows = NewsRows(news=written, row=np.arange(1, len(written) + 1), rejected=())
-        store.add_news("wire", [rows], source=FileSource(name="market wire", options=code_hash("feeds")))
+        store.add_news(wire.SET, [rows], source=FileSource(name="market wire", options=wire.SET))
+    return wire.SET
 
 
 def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
@@ -118,21 +126,28 @@ def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
     A user's class is called with ``lookback`` and the keys of its section ``[model."package.module:Class"]``.
     Raises ConfigError for a name, key or value that does not exist.
     """
-    options = dict(config.model.get(name, {}))
-    lookback = config.run.lookback
-    if name in MODELS:
-        kind, settings_kind = (_class(path) for path in MODELS[name])
-        given = {"lookback": lookback, "device": config.compute.device}
-        shared = {key: value for key, value in given.items() if key in settings_kind.__dataclass_fields__}
-        chosen = build(settings_kind, {**options, **shared}, f"[model.{name}]")
-        factory: Callable[[], Any] = partial(kind, chosen)
-        settings = asdict(chosen)
-    elif ":" in name:
-        settings = {**options, "lookback": lookback}
-        factory = partial(_class(name), **settings)
-    else:
+    if name not in MODELS and ":" not in name:
         raise _unknown("model", name, MODELS)
-    return ModelSpec(name, factory, settings, lookback, texts_id, config.run.seed)
+    where, seed, lookback = f"[model.{name}]", config.run.seed, config.run.lookback
+    options = {**config.model.get(name, {}), "lookback": lookback}
+    path, settings_path = MODELS.get(name, (name, ""))
+    kind = _class(path)
+    if settings_path:
+        chosen = build(_class(settings_path), {**options, "device": config.compute.device}, where)
+        return ModelSpec(name, partial(kind, chosen), asdict(chosen), lookback, texts_id, seed)
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"the model does not take these settings ({error})", where=where) from error
+    code = "" if name in MODELS else _source_hash(kind)
+    return ModelSpec(name, partial(kind, **options), options, lookback, texts_id, seed, code)
+
+
+def _source_hash(kind: type[Any]) -> str:
+    try:
+        return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:16]
+    except (TypeError, OSError):  # a class that has no file
+        return ""
 
 
 def _class(path: str) -> Any:
@@ -295,23 +310,23 @@ def _trade(
             with stages("broker"):
                 trading = broker.trade(bars, tradable, strategy[0], strategy[1], *how, on_session=writer)
             writer.finish()
+            stages.seconds["broker"] -= writer.seconds
+            stages.seconds["ledger"] = writer.seconds
+            bare = broker.bare_seconds(bars, tradable, strategy[0], strategy[1], costs)
+            with stages("evaluate"):
+                report = metrics.evaluate(
+                    writer.evaluation(window, costs, config.evaluation.risk_free),
+                    seed=config.run.seed,
+                    resamples=config.evaluation.resamples,
+                )
+                ledger.write_metrics(run, report.metrics)
+            ledger_hash = ledger.ledger_hash(run)
         except KeyboardInterrupt:
             ledger.finish_run(run, "stopped")
             raise
         except Exception:
             ledger.finish_run(run, "failed")
             raise
-        stages.seconds["broker"] -= writer.seconds
-        stages.seconds["ledger"] = writer.seconds
-        bare = broker.bare_seconds(bars, tradable, strategy[0], strategy[1], costs)
-        with stages("evaluate"):
-            report = metrics.evaluate(
-                writer.evaluation(window, costs, config.evaluation.risk_free),
-                seed=config.run.seed,
-                resamples=config.evaluation.resamples,
-            )
-            ledger.write_metrics(run, report.metrics)
-        ledger_hash = ledger.ledger_hash(run)
         ledger.finish_run(run, "finished", ledger_hash)
     return Outcome(
         run=run,

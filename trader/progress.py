@@ -23,7 +23,10 @@ class Step(Protocol):
 
 
 class Watch(Protocol):
-    """Somebody who is told: stage name, steps done, steps in all (0 unknown), and where (a date, a fold)."""
+    """Somebody who is told: stage name, steps done, steps in all (0 unknown), and where (a date, a fold).
+
+    A stage begins with 0 of 0 and nothing said, and ends with 0 of 0 and its seconds in words.
+    """
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         """Take one report."""
@@ -50,7 +53,7 @@ class Stages:
             yield partial(self._watch, name)
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-        self._watch(name, 1, 1, f"{self.seconds[name]:.1f} s")
+        self._watch(name, 0, 0, f"{self.seconds[name]:.1f} s")
 
 
 @contextmanager
@@ -74,8 +77,7 @@ def watching() -> Iterator[Watch]:
         def watch(stage: str, done: int, total: int, detail: str = "") -> None:
             if stage not in tasks:
                 tasks[stage] = bars.add_task(stage, total=None, detail="")
-            finished = done == total == 1
-            if finished:
+            if not total and detail:
                 bars.update(
                     tasks[stage], total=(known := bars.tasks[tasks[stage]].total or 1), completed=known, detail=""
                 )
@@ -93,7 +95,7 @@ class _PlainLines:
 
     def __call__(self, stage: str, done: int, total: int, detail: str = "") -> None:
         now = time.perf_counter()
-        if done == total == 1:
+        if not total and detail:
             print(f"{stage}: done in {detail}", file=sys.stderr, flush=True)
         elif total and now - self._said_at >= 10:
             print(f"{stage}: {done:,} of {total:,} {detail}".rstrip(), file=sys.stderr, flush=True)

@@ -100,7 +100,7 @@ def run_facts(config: Config, window: Window, made: Forecasts, span: Span) -> Ru
         code_version=f"{_version()} {code_hash('trader', 'models', 'feeds', 'strategies')}",
         first_session=made.signals[0].session,
         last_session=made.signals[-1].session,
-        data_hash=window.fingerprint(window.position(span.pump), len(window)),
+        data_hash=window.fingerprint(0, len(window)),
         market=run.market,
         news=run.news,
         model=run.model,

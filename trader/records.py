@@ -22,7 +22,7 @@ class Costs:
     borrow_bps_a_year: of the value sold short at the previous close, for each calendar day, a 365th a day.
     cash_rate: a year, as a fraction; what idle cash earns, also a 365th for each calendar day, and what the Sharpe
         ratio charges. Idle cash is equity − |position value| where that is positive: the proceeds of a short sale
-        and its collateral earn nothing.
+        and its collateral earn nothing, and the hair by which costs carry an all-in position past 100 % costs nothing.
     Raises ConfigError for cash that is not positive and a cost that is not a number ≥ 0.
     """
 

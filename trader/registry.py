@@ -47,9 +47,7 @@ class Registry:
                 _write(temporary / WEIGHTS, blob)
                 _write(temporary / MANIFEST, json.dumps(facts, indent=1, sort_keys=True).encode())
                 _sync_folder(temporary)
-                if not self.has(model_id):
-                    temporary.rename(self.folder / model_id)
-                    _sync_folder(self.folder)
+                self._put(temporary, model_id)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         except OSError as error:
@@ -57,12 +55,24 @@ class Registry:
                 "the model cannot be written", where=self.folder, got=error.strerror, do="free space or choose --home"
             ) from error
 
+    def _put(self, temporary: Path, model_id: str) -> None:
+        if self.has(model_id):
+            return
+        target = self.folder / model_id
+        shutil.rmtree(target, ignore_errors=True)  # what is left of one that somebody deleted by half
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not self.has(model_id):  # else another process was faster, with the same bits
+                raise
+        _sync_folder(self.folder)
+
     def manifest(self, model_id: str) -> dict[str, Any]:
         """Return the manifest; raise ModelError if the model is missing or its manifest unreadable."""
         path = self.folder / model_id / MANIFEST
         try:
-            found: dict[str, Any] = json.loads(path.read_bytes())
-        except (OSError, ValueError) as error:
+            found = dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
             raise ModelError("no readable manifest", where=path, do="delete that folder and run again") from error
         return found
 

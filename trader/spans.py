@@ -22,9 +22,13 @@ class Span:
     last: date
 
 
-def find_span(store: MarketStore, calendar: Calendar, config: Config, first: date, last: date) -> Span:
-    """Find the sessions to read and to trade; raise NoData where the store has no bars or headlines for them."""
-    symbol, news, spec = config.run.market, config.run.news, config.walkforward
+def find_span(store: MarketStore, calendar: Calendar, config: Config, news: str, first: date, last: date) -> Span:
+    """Find the sessions to read and to trade; raise NoData where the store has no bars or headlines for them.
+
+    news: the set's name in the store.
+    The first and the last session traded have a bar that was known when they were decided.
+    """
+    symbol, spec = config.run.market, config.walkforward
     symbols, names = store.symbols(), store.names()
     if symbol not in symbols:
         known = ", ".join(sorted({*symbols, "sp500", "nasdaq"}))
@@ -45,7 +49,9 @@ def find_span(store: MarketStore, calendar: Calendar, config: Config, first: dat
         )
     last = min(last, held.last)
     bars = store.as_of(calendar.decide_at(held.last)).bars(symbol, held.first, last)
-    sessions = [bar.session for bar in bars]
+    # A bar known too late makes no row of the window: only those in time count as history.
+    days = [bar.session for bar in bars]
+    sessions = [day for day in days if store.as_of(calendar.decide_at(day)).bar(symbol, day) is not None]
     start = bisect_left(sessions, first)
     if start == len(sessions):
         raise NoData(f"no bars of {symbol} in these days", got=f"{first}..{last}", do="choose other days")

@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from models.base import Days, FitReport, Model, ModelFactory
-from trader.errors import ModelError
+from trader.errors import ModelError, TraderError
 from trader.registry import Registry
 from trader.walkforward import Fold
 from trader.window import Window
@@ -32,6 +32,7 @@ class ModelSpec:
     """Which model to train. ``factory`` must be importable by other processes; ``settings`` must fit into JSON.
 
     texts_id: fingerprint of the language model whose embeddings it reads.
+    code: hash of the model's own source where it is none of ours, so that changed code is never mistaken.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelSpec:
     lookback: int
     texts_id: str
     seed: int
+    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,14 @@ class Trainer:
         return model
 
     def _trained(self, fold: Fold, model_id: str, seconds: float | None) -> TrainedFold:
-        report = FitReport(**self._registry.manifest(model_id)["report"])
+        try:
+            report = FitReport(**self._registry.manifest(model_id)["report"])
+        except (KeyError, TypeError) as error:
+            raise ModelError(
+                "a manifest without its report",
+                where=self._registry.folder / model_id,
+                do="delete that folder and run again",
+            ) from error
         return TrainedFold(fold, model_id, report, seconds or 0.0, cached=seconds is None)
 
     def _job(self, fold: Fold) -> _Job:
@@ -119,7 +128,7 @@ class Trainer:
             "seed": seed,
             "train": [train.start, train.stop],
             "validation": [validation.start, validation.stop],
-            "code": code_hash("models"),
+            "code": [code_hash("models"), spec.code],
             "versions": {name: metadata.version(name) for name in ("torch", "numpy", "scikit-learn")},
         }
         spans = {
@@ -166,8 +175,13 @@ def code_hash(*packages: str) -> str:
 
 def _fit(job: _Job) -> tuple[str, float]:
     started = time.perf_counter()
-    model = job.spec.factory()
-    report = model.fit(job.days, job.train, job.validation, job.seed)
+    try:
+        model = job.spec.factory()
+        report = model.fit(job.days, job.train, job.validation, job.seed)
+    except TraderError:
+        raise
+    except Exception as error:  # the model may be the user's own, so it may raise anything
+        raise ModelError("the training failed", where=job.model_id, got=f"{type(error).__name__}: {error}") from error
     Registry(job.folder).save(job.model_id, model.weights(), {**job.manifest, "report": asdict(report)})
     return job.model_id, time.perf_counter() - started
 

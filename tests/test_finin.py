@@ -1,0 +1,318 @@
+"""FININ: what it may see, what its bits depend on, and that it learns what averaging cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+import pytest
+import torch
+
+from models.base import Days
+from models.finin import Finin, FininConfig, Network
+from models.fitting import InMemory, held
+from trader.errors import ConfigError, ModelError
+
+D = 24
+RAGGED = (0, 1, 3, 13, 15, 16, 17, 33, 64, 65, 130, 300, 500, 700, 1450)
+TRAIN, VALIDATION = range(4, 44), range(47, 57)
+
+
+def made_days(counts: Sequence[int], seed: int = 0) -> Days:
+    """Return random days with these numbers of headlines."""
+    rng = np.random.default_rng(seed)
+    S, M = len(counts), sum(counts)
+    return Days(
+        market=rng.normal(0, 0.01, (S, 6)).astype(np.float32),
+        next_return=rng.normal(0, 0.01, S),
+        news_offset=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        news_text=rng.integers(1, 200, M),
+        news_sentiment=rng.dirichlet([1, 2, 1], M).astype(np.float32),
+        market_text=0,
+        texts=InMemory(rng.normal(size=(200, D)).astype(np.float32)),
+    )
+
+
+def few(count: int = 60, seed: int = 0) -> Days:
+    return made_days(np.random.default_rng(seed).integers(0, 9, count).tolist(), seed)
+
+
+def trained(days: Days, seed: int = 1, **config: object) -> Finin:
+    model = Finin(FininConfig(**({"epochs": 2, "hidden": 16} | config)))  # type: ignore[arg-type]
+    model.fit(days, TRAIN, VALIDATION, seed)
+    return model
+
+
+@pytest.fixture(scope="module")
+def ragged() -> Days:
+    return made_days(np.random.default_rng(3).choice(RAGGED, 80).tolist())
+
+
+@pytest.fixture(scope="module", params=["mlp", "cnn", "lstm"])
+def reader(request: pytest.FixtureRequest, ragged: Days) -> Finin:
+    return trained(ragged, epochs=1, train_headlines=8, head=request.param)
+
+
+def test_one_decision_alone_equals_the_same_decision_among_all(reader: Finin, ragged: Days) -> None:
+    together = reader.predict(ragged, range(4, 80))
+    assert together.news_weights is not None
+    for at in range(4, 80):
+        alone = reader.predict(ragged, [at])
+        assert alone.news_weights is not None
+        assert alone.p_up[0] == together.p_up[at - 4]
+        assert np.array_equal(alone.news_weights[0], together.news_weights[at - 4])
+
+
+def test_a_forecast_depends_on_its_own_lookback_days_alone(reader: Finin, ragged: Days) -> None:
+    together = reader.predict(ragged, range(4, 80)).p_up
+    for at in range(4, 80, 5):
+        assert reader.predict(ragged.between(at - 4, at + 1), [4]).p_up[0] == together[at - 4]
+    counts = np.diff(ragged.news_offset)
+    other = made_days([*counts[:40].tolist(), *[7] * 40], seed=9)
+    known = int(ragged.news_offset[40])
+    changed = replace(
+        other,
+        market=np.concatenate([ragged.market[:40], other.market[40:]]),
+        news_text=np.concatenate([ragged.news_text[:known], other.news_text[known:]]),
+        news_sentiment=np.concatenate([ragged.news_sentiment[:known], other.news_sentiment[known:]]),
+        texts=ragged.texts,
+    )
+    assert np.array_equal(reader.predict(changed, range(4, 80)).p_up[:36], together[:36])
+    assert not np.array_equal(reader.predict(changed, range(4, 80)).p_up[36:], together[36:])
+
+
+def test_the_order_and_number_of_decisions_asked_for_do_not_matter(reader: Finin, ragged: Days) -> None:
+    together = reader.predict(ragged, range(4, 80)).p_up
+    order = np.random.default_rng(0).permutation(np.arange(4, 80))
+    for count in (2, 3, 7, 65, 76):
+        assert np.array_equal(reader.predict(ragged, order[:count].tolist()).p_up, together[order[:count] - 4])
+
+
+def test_news_weights_are_one_for_each_headline_and_sum_to_one(reader: Finin, ragged: Days) -> None:
+    weights = reader.predict(ragged, range(4, 80)).news_weights
+    assert weights is not None
+    counts = np.diff(ragged.news_offset)[4:]
+    assert [len(row) for row in weights] == counts.tolist()
+    assert all(row.min() >= 0 and row.sum() == pytest.approx(1, abs=1e-5) for row in weights if len(row))
+    assert any(len(row) == 0 for row in weights)
+
+
+def test_the_order_of_a_days_headlines_orders_the_weights_and_changes_nothing_else() -> None:
+    days = few()
+    model = trained(days)
+    day = int(np.argmax(np.diff(days.news_offset)[10:])) + 10
+    news, order = (
+        days.news(day),
+        np.random.default_rng(0).permutation(days.news_offset[day + 1] - days.news_offset[day]),
+    )
+    text, sentiment = days.news_text.copy(), days.news_sentiment.copy()
+    text[news], sentiment[news] = text[news][order], sentiment[news][order]
+    before = model.predict(days, [day])
+    after = model.predict(replace(days, news_text=text, news_sentiment=sentiment), [day])
+    assert before.news_weights is not None and after.news_weights is not None
+    assert np.ptp(before.news_weights[0]) > 0
+    np.testing.assert_allclose(after.news_weights[0], before.news_weights[0][order], atol=1e-6)
+    np.testing.assert_allclose(after.p_up, before.p_up, atol=1e-6)
+
+
+def test_padding_does_not_matter() -> None:
+    days, model = few(), Finin(FininConfig(epochs=1))
+    model.fit(days, TRAIN, VALIDATION, 1)
+    index = np.arange(10, 18)
+    network, _ = model._trained()
+    rows = model._headlines(days, index)
+    narrow = network.encode(model._block(days, index, rows, 8, max(map(len, rows)), dummies=False))
+    wide = network.encode(model._block(days, index, rows, 24, 64, dummies=True))
+    torch.testing.assert_close(wide[0][:8], narrow[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(wide[1][:8, : narrow[1].shape[1]], narrow[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [{}, {"quantifier": False}, {"news": False}, {"text": False}])
+def test_days_without_any_news_train_and_forecast(config: dict[str, object]) -> None:
+    days = made_days([0] * 60)
+    prediction = trained(days, **config).predict(days, range(4, 60))
+    assert np.isfinite(prediction.p_up).all()
+    assert prediction.news_weights is None or all(len(row) == 0 for row in prediction.news_weights)
+
+
+@pytest.mark.parametrize("lookback", [1, 3, 5, 10, 20])
+@pytest.mark.parametrize("head", ["mlp", "cnn", "lstm"])
+def test_every_head_runs_at_every_lookback(head: str, lookback: int) -> None:
+    days, model = few(), Finin(FininConfig(head=head, lookback=lookback, epochs=1))
+    model.fit(days, range(lookback - 1, 44), VALIDATION, 1)
+    assert ((p := model.predict(days, range(lookback - 1, 60)).p_up) > 0).all() and (p < 1).all() and np.ptp(p) > 0
+
+
+@pytest.mark.parametrize("config", [{"heads": 6, "qkv": 128, "layers": 4, "hidden": 64}, {"heads": 1, "layers": 3}])
+def test_heads_need_not_divide_the_width(config: dict[str, object]) -> None:
+    days = few()
+    assert np.isfinite(trained(days, epochs=1, **config).predict(days, [50]).p_up).all()
+
+
+@pytest.mark.parametrize("config", [{}, {"quantifier": False}, {"news": False}, {"text": False}, {"head": "lstm"}])
+def test_the_gradient_reaches_every_parameter_and_never_the_language_model(config: dict[str, object]) -> None:
+    days = few()
+    frozen = days.texts.rows(np.arange(200)).copy()
+    model = trained(days, dropout=0.0, **config)
+    network, _ = model._trained()
+    index = np.arange(0, 44)
+    assert (np.diff(days.news_offset)[index] == 0).any()  # the vector of a day without news takes part
+    rows = model._headlines(days, index)
+    encoded, _ = network.encode(model._block(days, index, rows, 44, max(1, *map(len, rows)), dummies=False))
+    network(encoded.unfold(0, 5, 1).transpose(1, 2)).sum().backward()
+    names = {name for name, p in network.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert not names
+    assert not any(p.shape[-1] == D and p.shape[0] == 200 for p in network.parameters())
+    assert np.array_equal(days.texts.rows(np.arange(200)), frozen)
+
+
+def test_one_seed_gives_the_same_weights_bit_for_bit_and_another_seed_others() -> None:
+    days = few()
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first = trained(days).weights()
+    assert torch.equal(torch.random.get_rng_state(), before)  # nobody else's random stream has moved
+    torch.rand(7)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    second = trained(days).weights()
+    assert torch.get_num_threads() == threads + 1
+    torch.set_num_threads(threads)
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    other = trained(days, seed=2).weights()
+    assert not np.array_equal(first["network.e_t.weight"], other["network.e_t.weight"])
+
+
+def test_days_after_validation_and_days_before_the_lookback_do_not_touch_training() -> None:
+    days = few(70)
+    whole = trained(days)
+    part = Finin(whole.config)
+    part.fit(days.between(0, 57), TRAIN, VALIDATION, 1)
+    assert all(np.array_equal(part.weights()[name], array) for name, array in whole.weights().items())
+
+
+def test_the_scaler_is_measured_on_training_days_alone() -> None:
+    days = few()
+    weights = trained(days).weights()
+    np.testing.assert_array_equal(weights["market.mean"], days.market[4:44].mean(axis=0, dtype=np.float64).astype("f4"))
+    shifted = days.market.copy()
+    shifted[44:] += 5
+    assert np.array_equal(trained(replace(days, market=shifted)).weights()["market.std"], weights["market.std"])
+
+
+def test_reading_embeddings_by_block_equals_holding_them_in_memory() -> None:
+    days = few()
+    assert held(days, most_bytes=0) is days
+    kept = held(days)
+    assert np.array_equal(kept.texts.rows(kept.news_text), days.texts.rows(days.news_text))
+    assert np.array_equal(kept.texts.rows(np.array([kept.market_text])), days.texts.rows(np.array([0])))
+
+
+@pytest.mark.parametrize("config", [{}, {"quantifier": False}, {"news": False}, {"text": False}, {"head": "lstm"}])
+def test_saved_weights_forecast_the_same_bits(config: dict[str, object]) -> None:
+    days = few()
+    model = trained(days, **config)
+    copy = Finin(model.config)
+    copy.load({name: array.copy() for name, array in model.weights().items()})
+    assert np.array_equal(copy.predict(days, range(4, 60)).p_up, model.predict(days, range(4, 60)).p_up)
+
+
+def test_weights_of_another_configuration_are_refused() -> None:
+    weights = trained(few()).weights()
+    for config in ({"hidden": 32}, {"news": False}, {"head": "cnn"}, {"lookback": 3}, {"text": False}):
+        with pytest.raises(ValueError, match="weights do not fit"):
+            Finin(FininConfig(**({"hidden": 16} | config))).load(weights)  # type: ignore[arg-type]
+    same = Finin(FininConfig(hidden=16))
+    for wrong in (
+        {},
+        {k: v for k, v in weights.items() if k != "market.std"},
+        {k: v.astype("f8") for k, v in weights.items()},
+    ):
+        with pytest.raises(ValueError, match="weights do not fit"):
+            same.load(wrong)
+
+
+def test_what_cannot_be_learned_from_or_forecast_is_refused_in_words() -> None:
+    days, model = few(), Finin(FininConfig(epochs=1))
+    with pytest.raises(ModelError, match="has not been trained"):
+        model.predict(days, [10])
+    with pytest.raises(ModelError, match=r"lacks its 5 days .*days 4–59"):
+        model.fit(days, range(3, 40), VALIDATION, 1)
+    open_label = days.next_return.copy()
+    open_label[43] = np.nan
+    with pytest.raises(ModelError, match="no label yet"):
+        model.fit(replace(days, next_return=open_label), TRAIN, VALIDATION, 1)
+    model.fit(days, TRAIN, VALIDATION, 1)
+    with pytest.raises(ModelError, match="another language model's"):
+        model.predict(replace(days, texts=InMemory(np.zeros((200, 7), np.float32))), [10])
+    with pytest.raises(ConfigError, match="no such prediction head"):
+        FininConfig(head="gru")
+    with pytest.raises(ConfigError, match="layers is too small"):
+        FininConfig(layers=0)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training() -> None:
+    days = few()
+    broken = days.market.copy()
+    broken[20, 3] = np.nan
+    with pytest.raises(ModelError, match="training loss is not a number"):
+        trained(replace(days, market=broken))
+    model = trained(days)
+    with pytest.raises(ModelError, match=r"day 20: a forecast is not a number"):
+        model.predict(replace(days, market=broken), range(4, 60))
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_market_that_only_rises_or_only_falls_can_be_learned(sign: int) -> None:
+    days = few()
+    one_way = replace(days, next_return=sign * np.abs(days.next_return))
+    p_up = trained(one_way, epochs=20).predict(one_way, range(4, 60)).p_up
+    assert np.isfinite(p_up).all() and ((p_up > 0.5) == (sign > 0)).all()
+
+
+def planted(count: int, seed: int) -> Days:
+    """Four headlines a day, one a topic, each good or bad, and one notice; the market follows the notice's topic.
+
+    No headline tells the direction by itself and no average does: the notice has to find its headline.
+    """
+    rng = np.random.default_rng(seed)
+    topics, notice = rng.normal(size=(4, 16)), rng.normal(size=16)
+    texts = np.concatenate([topics, topics + 1.5 * notice, np.ones((1, 16))]).astype(np.float32)
+    tone, named = rng.choice([-1, 1], (count, 4)), rng.integers(4, size=count)
+    text = np.concatenate([np.tile(np.arange(4), (count, 1)), named[:, None] + 4], axis=1)
+    score = np.concatenate([tone, np.zeros((count, 1))], axis=1)
+    order = rng.permuted(np.tile(np.arange(5), (count, 1)), axis=1)
+    text, score = (np.take_along_axis(array, order, axis=1).ravel() for array in (text, score))
+    sentiment = np.array([0.2, 0.6, 0.2]) + score[:, None] * np.array([-0.15, 0, 0.15])
+    return Days(
+        market=rng.normal(0, 0.01, (count, 6)).astype(np.float32),
+        next_return=0.01 * tone[np.arange(count), named],
+        news_offset=np.arange(count + 1, dtype=np.int64) * 5,
+        news_text=text.astype(np.int64),
+        news_sentiment=sentiment.astype(np.float32),
+        market_text=8,
+        texts=InMemory(texts / np.linalg.norm(texts, axis=1, keepdims=True)),
+    )
+
+
+def held_out_accuracy(days: Days, **switches: bool) -> float:
+    """Train without early stopping: the loss rests on the averaging plateau before attention finds the rule."""
+    config = FininConfig(lookback=1, learning_rate=2e-3, dropout=0.0, epochs=40, patience=40, **switches)  # type: ignore[arg-type]
+    model = Finin(config)
+    model.fit(days, range(800), range(800, 900), seed=1)
+    return float(((model.predict(days, range(900, 1300)).p_up > 0.5) == (days.label[900:] > 0.5)).mean())
+
+
+def test_the_quantifier_reads_what_headlines_say_of_each_other_and_averaging_cannot() -> None:
+    days = planted(1300, seed=1)
+    assert held_out_accuracy(days) > 0.85
+    assert held_out_accuracy(days, quantifier=False) < 0.78  # the tone of most headlines is right in 11 days of 16
+    assert held_out_accuracy(days, news=False) < 0.6
+
+
+def test_the_market_description_and_the_headlines_share_one_linear_layer() -> None:
+    network = Network(FininConfig(), D=D, features=6)
+    wide: list[NDArray[np.float32]] = [p.detach().numpy() for p in network.parameters() if p.shape[-1] == D]
+    assert len(wide) == 1
