@@ -15,6 +15,7 @@ SETUP = re.compile(r"^python3 -m venv .*?pip install [^&]*&&\s*", re.DOTALL)
 
 
 def main(path: Path) -> int:
+    """Run the blocks; return 0 if there were some and all of them ended well."""
     found = list(BLOCK.finditer(path.read_text(encoding="utf-8")))
     for block in found:
         mark, text = block["mark"] or "", SETUP.sub("", block["text"])

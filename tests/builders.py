@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone
 import hashlib
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.base import Days, FitReport, Prediction, Weights
 from trader.clock import Calendar, SimulatedClock
 from trader.config import Config, from_mapping
 from trader.engine import Readers
@@ -141,8 +142,53 @@ def config(**changes: Any) -> Config:
         "walkforward": {"train": 60, "validation": 10, "step": 10},
         "compute": {"workers": 1},
         "evaluation": {"resamples": 100, "rivals": []},
-        "model": {"finin": {"hidden": 8, "heads": 1, "qkv": 8, "epochs": 5, "batch_days": 20}},
+        "model": {"finin": {"hidden": 16, "heads": 1, "qkv": 16, "epochs": 5, "batch_days": 20}},
     }
     for name, section in sections.items():
         raw[name] = {**raw.get(name, {}), **section}
     return from_mapping(raw, "test")
+
+
+class TinyModel:
+    """A model of three numbers (base rate, momentum, a draw from the seed) that weighs headlines by their tone.
+
+    It stands for a user's own: its name is ``tests.builders:TinyModel`` and ``gain`` a key of its section.
+    """
+
+    def __init__(self, lookback: int = 3, gain: float = 5.0) -> None:
+        self.lookback, self._gain = lookback, gain
+        self._numbers = np.zeros(3)
+
+    def fit(self, days: Days, train: range, validation: range, seed: int) -> FitReport:
+        label, move = days.label[train.start : train.stop], days.market[train.start : train.stop, 3]
+        self._numbers = np.array([label.mean() - 0.5, (label - label.mean()) @ move, np.random.default_rng(seed).normal()])
+        p_up = self.predict(days, validation).p_up
+        truth = days.label[validation.start : validation.stop]
+        loss = -np.log(np.where(truth > 0, p_up, 1 - p_up)).mean()
+        return FitReport(float(loss), float(((p_up > 0.5) == (truth > 0)).mean()), epochs=1, best_epoch=1)
+
+    def predict(self, days: Days, at: Sequence[int]) -> Prediction:
+        p_up, weights = [], []
+        for day in at:
+            momentum = days.market[day - self.lookback + 1 : day + 1, 3].sum(dtype=np.float64)
+            tone = days.texts.rows(days.news_text[days.news(day)])[:, 0] + days.news_sentiment[days.news(day)][:, 2]
+            odds = self._numbers @ [1, momentum * 10, 0.1] + (tone.mean(dtype=np.float64) if len(tone) else 0.0)
+            p_up.append(1 / (1 + np.exp(-odds / self._gain)))
+            weights.append((np.exp(tone) / np.exp(tone).sum()).astype(np.float32))
+        return Prediction(np.array(p_up), news_weights=weights)
+
+    def weights(self) -> Weights:
+        return {"numbers": self._numbers}
+
+    def load(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
+        if set(weights) != {"numbers"} or weights["numbers"].shape != (3,):
+            raise ValueError(f"not the numbers of this model: {sorted(weights)}")
+        self._numbers = np.array(weights["numbers"], np.float64)
+
+
+def a_home(folder: Path, count: int = 140, *, most: int = 6, without: Sequence[int] = ()) -> Path:
+    """Make a home whose store holds ``count`` sessions of bars (but those at the positions ``without``) and news."""
+    days = sessions(count)
+    made = [bar for at, bar in enumerate(bars(days)) if at not in without]
+    fill(folder, made, headlines(days, most=most))
+    return folder

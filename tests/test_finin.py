@@ -272,27 +272,27 @@ def test_a_market_that_only_rises_or_only_falls_can_be_learned(sign: int) -> Non
     assert np.isfinite(p_up).all() and ((p_up > 0.5) == (sign > 0)).all()
 
 
-def planted(count: int, seed: int) -> Days:
-    """Four headlines a day, one a topic, each good or bad, and one notice; the market follows the notice's topic.
+def planted(count: int, seed: int, topics: int = 6) -> Days:
+    """One headline a topic, good or bad, and one notice that names a topic: the market follows that topic's headline.
 
-    No headline tells the direction by itself and no average does: the notice has to find its headline.
+    No headline tells the direction by itself, and their average hardly does: the notice has to find its headline.
     """
-    rng = np.random.default_rng(seed)
-    topics, notice = rng.normal(size=(4, 16)), rng.normal(size=16)
-    texts = np.concatenate([topics, topics + 1.5 * notice, np.ones((1, 16))]).astype(np.float32)
-    tone, named = rng.choice([-1, 1], (count, 4)), rng.integers(4, size=count)
-    text = np.concatenate([np.tile(np.arange(4), (count, 1)), named[:, None] + 4], axis=1)
+    K, rng = topics, np.random.default_rng(seed)
+    about, notice = rng.normal(size=(K, 16)), rng.normal(size=16)
+    texts = np.concatenate([about, about + 1.5 * notice, np.ones((1, 16))]).astype(np.float32)
+    tone, named = rng.choice([-1, 1], (count, K)), rng.integers(K, size=count)
+    text = np.concatenate([np.tile(np.arange(K), (count, 1)), named[:, None] + K], axis=1)
     score = np.concatenate([tone, np.zeros((count, 1))], axis=1)
-    order = rng.permuted(np.tile(np.arange(5), (count, 1)), axis=1)
+    order = rng.permuted(np.tile(np.arange(K + 1), (count, 1)), axis=1)
     text, score = (np.take_along_axis(array, order, axis=1).ravel() for array in (text, score))
     sentiment = np.array([0.2, 0.6, 0.2]) + score[:, None] * np.array([-0.15, 0, 0.15])
     return Days(
         market=rng.normal(0, 0.01, (count, 6)).astype(np.float32),
         next_return=0.01 * tone[np.arange(count), named],
-        news_offset=np.arange(count + 1, dtype=np.int64) * 5,
+        news_offset=np.arange(count + 1, dtype=np.int64) * (K + 1),
         news_text=text.astype(np.int64),
         news_sentiment=sentiment.astype(np.float32),
-        market_text=8,
+        market_text=2 * K,
         texts=InMemory(texts / np.linalg.norm(texts, axis=1, keepdims=True)),
     )
 
@@ -305,10 +305,10 @@ def held_out_accuracy(days: Days, **switches: bool) -> float:
     return float(((model.predict(days, range(900, 1300)).p_up > 0.5) == (days.label[900:] > 0.5)).mean())
 
 
-def test_the_quantifier_reads_what_headlines_say_of_each_other_and_averaging_cannot() -> None:
+def test_the_quantifier_reads_what_headlines_say_of_each_other_and_averaging_trained_alike_does_not() -> None:
     days = planted(1300, seed=1)
-    assert held_out_accuracy(days) > 0.85
-    assert held_out_accuracy(days, quantifier=False) < 0.78  # the tone of most headlines is right in 11 days of 16
+    assert held_out_accuracy(days) > 0.8
+    assert held_out_accuracy(days, quantifier=False) < 0.75  # tone of the majority: right in two days of three
     assert held_out_accuracy(days, news=False) < 0.6
 
 

@@ -8,6 +8,7 @@ Each stage is timed. A run writes whole sessions into the ledger; one that is st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import partial
@@ -23,7 +24,7 @@ from feeds import builtin, wire
 from trader import broker, forecaster, metrics
 from trader.clock import Calendar
 from trader.config import Config, as_mapping, build
-from trader.errors import ConfigError
+from trader.errors import ConfigError, StoreError
 from trader.events import BarClosed, DecisionDue, NewsArrived, NewsRows, Signal
 from trader.ledger import Ledger
 from trader.outcome import Forecasts, Home, Outcome, notes
@@ -309,8 +310,8 @@ def _trade(
             ledger.add_folds(run, [fold_facts(window, at, one) for at, one in enumerate(made.folds, start=1)])
             with stages("broker"):
                 trading = broker.trade(bars, tradable, strategy[0], strategy[1], *how, on_session=writer)
+                stages.seconds["broker"] = -writer.seconds
             writer.finish()
-            stages.seconds["broker"] -= writer.seconds
             stages.seconds["ledger"] = writer.seconds
             bare = broker.bare_seconds(bars, tradable, strategy[0], strategy[1], costs)
             with stages("evaluate"):
@@ -322,10 +323,13 @@ def _trade(
                 ledger.write_metrics(run, report.metrics)
             ledger_hash = ledger.ledger_hash(run)
         except KeyboardInterrupt:
+            writer.flush()
             ledger.finish_run(run, "stopped")
             raise
         except Exception:
-            ledger.finish_run(run, "failed")
+            with suppress(StoreError):  # the ledger itself may be what failed
+                writer.flush()
+                ledger.finish_run(run, "failed")
             raise
         ledger.finish_run(run, "finished", ledger_hash)
     return Outcome(

@@ -22,26 +22,42 @@ from trader.training import TrainedFold, code_hash
 from trader.window import Window
 
 
+TOGETHER = 250  # sessions that wait to be written: SQLite between two bars would slow both
+
+
 class SessionWriter:
-    """Writes the broker's sessions into the ledger, and those without a bar between them; keeps their figures."""
+    """Writes the broker's sessions into the ledger, and those without a bar between them; keeps their figures.
+
+    Each session is one transaction; ``flush`` writes those that wait, so a run that is stopped loses none.
+    """
 
     def __init__(self, ledger: Ledger, run: int, signals: Sequence[Signal], always_buy: Mapping[date, float]) -> None:
         self._ledger, self._run, self._always_buy = ledger, run, always_buy
         self._signals, self._next = signals, 0
         self.records: list[SessionRecord] = []
         self.always_buy: list[float] = []
+        self._waiting: list[SessionRecord] = []
         self.seconds = 0.0
 
     def __call__(self, record: SessionRecord) -> None:
-        """Write one session of the broker's, and before it those that had no bar."""
+        """Take one session of the broker's."""
+        self._waiting.append(record)
+        if len(self._waiting) == TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the sessions that wait, and before each those that had no bar."""
         started = time.perf_counter()
-        while self._signals[self._next].session < record.session:
-            self._write(self._idle(self._signals[self._next]))
-        self._write(record)
+        waiting, self._waiting = self._waiting, []
+        for record in waiting:
+            while self._signals[self._next].session < record.session:
+                self._write(self._idle(self._signals[self._next]))
+            self._write(record)
         self.seconds += time.perf_counter() - started
 
     def finish(self) -> None:
-        """Write the sessions without a bar that follow the last one with a bar."""
+        """Write what waits, and the sessions without a bar that follow the last one with a bar."""
+        self.flush()
         for signal in self._signals[self._next :]:
             self._write(self._idle(signal))
 

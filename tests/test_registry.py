@@ -1,0 +1,119 @@
+"""Models on disk: whole or not at all, found by content, refused when damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from trader.errors import ModelError
+from trader.registry import MANIFEST, WEIGHTS, Registry
+
+ROOT = Path(__file__).parents[1]
+NUMBERS = {"slope": np.arange(6, dtype=np.float32).reshape(2, 3), "bias": np.array([0.5])}
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    made = Registry(tmp_path / "models")
+    made.save("toy-1", NUMBERS, {"seed": 7})
+    return made
+
+
+def test_what_was_saved_is_loaded_bit_for_bit(registry: Registry) -> None:
+    loaded = registry.load("toy-1")
+    assert loaded.keys() == NUMBERS.keys()
+    for name, value in NUMBERS.items():
+        assert loaded[name].dtype == value.dtype
+        assert np.array_equal(loaded[name], value)
+    assert registry.manifest("toy-1")["seed"] == 7
+
+
+def test_an_array_that_is_a_view_is_saved_by_its_values(registry: Registry) -> None:
+    registry.save("toy-2", {"turned": NUMBERS["slope"].T}, {})
+    assert np.array_equal(registry.load("toy-2")["turned"], NUMBERS["slope"].T)
+
+
+def test_one_that_is_there_stays(registry: Registry) -> None:
+    registry.save("toy-1", {"slope": np.zeros(1)}, {"seed": 8})
+    assert registry.manifest("toy-1")["seed"] == 7
+    assert [path.name for path in registry.folder.iterdir()] == ["toy-1"], "no temporary folder is left"
+
+
+def test_one_that_somebody_deleted_by_half_is_written_anew(registry: Registry) -> None:
+    (registry.folder / "toy-1" / MANIFEST).unlink()
+    assert not registry.has("toy-1")
+    registry.save("toy-1", NUMBERS, {"seed": 9})
+    assert registry.manifest("toy-1")["seed"] == 9
+
+
+@pytest.mark.parametrize("keep", [0, 50, -1])
+def test_damaged_weights_are_refused(registry: Registry, keep: int) -> None:
+    path = registry.folder / "toy-1" / WEIGHTS
+    blob = bytearray(path.read_bytes())
+    blob[-1] ^= 1
+    path.write_bytes(blob if keep == -1 else blob[:keep])
+    with pytest.raises(ModelError, match=r"weights are damaged.*delete that folder"):
+        registry.load("toy-1")
+
+
+def test_missing_weights_and_unreadable_manifests_are_refused(registry: Registry) -> None:
+    with pytest.raises(ModelError, match="weights missing"):
+        registry.load("toy-9")
+    for text in ("{", "[1, 2]", "\xff"):
+        (registry.folder / "toy-1" / MANIFEST).write_text(text, encoding="latin-1")
+        with pytest.raises(ModelError, match="no readable manifest"):
+            registry.manifest("toy-1")
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file stands in the way")
+    with pytest.raises(ModelError, match="the model cannot be written") as caught:
+        Registry(tmp_path / "models").save("toy-1", NUMBERS, {})
+    assert "\n" not in str(caught.value)
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from pathlib import Path
+from trader import registry
+step = int(sys.argv[2])
+honest, calls = os.fsync, 0
+def fsync(handle):
+    global calls
+    calls += 1
+    if calls == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+    honest(handle)
+os.fsync = fsync
+registry.Registry(Path(sys.argv[1])).save("toy-1", {"slope": np.arange(6.0)}, {"seed": 7})
+"""
+
+
+def test_a_kill_at_any_step_of_saving_leaves_a_whole_model_or_none(tmp_path: Path) -> None:
+    found = []
+    for step in range(1, 5):  # weights, manifest, their folder, the registry's folder
+        folder = tmp_path / str(step)
+        done = subprocess.run([sys.executable, "-c", KILLED, str(folder), str(step)], cwd=ROOT, check=False)
+        assert done.returncode == -signal.SIGKILL
+        registry = Registry(folder)
+        found.append(registry.has("toy-1"))
+        if not registry.has("toy-1"):
+            registry.save("toy-1", {"slope": np.arange(6.0)}, {"seed": 7})
+        assert np.array_equal(registry.load("toy-1")["slope"], np.arange(6.0))
+    assert found == [False, False, False, True], "it appears by one rename, after everything in it is on the disk"
+
+
+def test_nothing_in_a_model_is_a_pickle(registry: Registry) -> None:
+    folder = registry.folder / "toy-1"
+    assert sorted(os.listdir(folder)) == [MANIFEST, WEIGHTS]
+    json.loads((folder / MANIFEST).read_text())
+    length = int.from_bytes((folder / WEIGHTS).read_bytes()[:8], "little")
+    assert set(json.loads((folder / WEIGHTS).read_bytes()[8 : 8 + length])) == {"slope", "bias"}
