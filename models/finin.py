@@ -44,7 +44,6 @@ from trader.errors import ConfigError, ModelError
 # 2, 3, 5, 6, 7, 9 … rows the last rows are rounded otherwise than the first, in multiples of 4 all alike.
 PAD, PAD_TOKENS, HEAD_BATCH = 16, 1024, 64
 
-
 HEADS = ("mlp", "cnn", "lstm")
 
 
@@ -279,8 +278,8 @@ class Finin:
                 yield block, torch.from_numpy(label[at.start : at.stop]).to(c.device)
 
         def loss(batch: tuple[Block, Tensor]) -> Tensor:
-            encoded, _ = network.encode(batch[0])  # (P + t − 1, E) for P decisions
-            windows = encoded.unfold(0, c.lookback, 1).transpose(1, 2)  # (P, E, t) → (P, t, E)
+            encoded, _ = network.encode(batch[0])  # (B + t − 1, E) for B decisions
+            windows = encoded.unfold(0, c.lookback, 1).transpose(1, 2)  # (B, E, t) → (B, t, E)
             return F.binary_cross_entropy_with_logits(network(windows), batch[1])
 
         def validate() -> tuple[float, float]:

@@ -45,9 +45,11 @@ def reproducible(seed: int | None = None, device: str = "cpu") -> Iterator[None]
     """Run one thread, with torch's random stream seeded apart; give threads and streams back as they were.
 
     seed: of everything random in torch inside the frame; None draws nothing and leaves the streams alone.
-    device: "cpu" or "cuda"; on cuda only deterministic kernels run.
+    device: "cpu" or "cuda"; on cuda only deterministic kernels run. ModelError where there is no such device.
     """
     threads, place = torch.get_num_threads(), torch.device(device)
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError("there is no CUDA device here", got=device, do='set device = "cpu"')
     torch.set_num_threads(1)
     try:
         with ExitStack() as frame:

@@ -161,7 +161,9 @@ class TinyModel:
 
     def fit(self, days: Days, train: range, validation: range, seed: int) -> FitReport:
         label, move = days.label[train.start : train.stop], days.market[train.start : train.stop, 3]
-        self._numbers = np.array([label.mean() - 0.5, (label - label.mean()) @ move, np.random.default_rng(seed).normal()])
+        self._numbers = np.array(
+            [label.mean() - 0.5, (label - label.mean()) @ move, np.random.default_rng(seed).normal()]
+        )
         p_up = self.predict(days, validation).p_up
         truth = days.label[validation.start : validation.stop]
         loss = -np.log(np.where(truth > 0, p_up, 1 - p_up)).mean()

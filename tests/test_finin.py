@@ -253,6 +253,12 @@ def test_what_cannot_be_learned_from_or_forecast_is_refused_in_words() -> None:
         FininConfig(layers=0)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_missing_device_is_named() -> None:
+    with pytest.raises(ModelError, match="no CUDA device here"):
+        trained(few(), device="cuda")
+
+
 def test_a_loss_that_is_not_a_number_stops_the_training() -> None:
     days = few()
     broken = days.market.copy()

@@ -71,10 +71,9 @@ def test_the_figures_are_those_in_the_ledger(outcome: Outcome) -> None:
 
 
 def test_the_table_fits_a_hundred_columns_and_is_cut_nowhere(outcome: Outcome) -> None:
-    large = {m.name: replace(m, value=-123_456_789.0, low=-987_654_321.0, high=-1.0) for m in outcome.report.metrics if m.name == "pnl"}
-    extreme = replace(
-        outcome, report=replace(outcome.report, metrics=tuple(large.get(m.name, m) for m in outcome.report.metrics))
-    )
+    rich = {"value": -3_456_789.0, "low": -7_654_321.0, "high": -1_000_000.0}  # of a million
+    figures = tuple(replace(m, **rich) if m.name == "pnl" else m for m in outcome.report.metrics)
+    extreme = replace(outcome, report=replace(outcome.report, metrics=figures))
     for one in (outcome, extreme):
         lines = printed(report.figures(one), width=200)
         assert max(map(len, lines)) <= 100

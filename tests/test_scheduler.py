@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -43,7 +44,10 @@ def events(store: MarketStore, first: date, last: date, *, decide_minutes: int =
     return list(scheduler.events(first, last))
 
 
-def of_kind(found: list[Event], kind: type) -> dict[date, Event]:
+Kind = TypeVar("Kind", NewsArrived, BarClosed, DecisionDue, RetrainDue)
+
+
+def of_kind(found: list[Event], kind: type[Kind]) -> dict[date, Kind]:
     return {event.session: event for event in found if isinstance(event, kind)}
 
 
@@ -69,8 +73,8 @@ def test_a_bar_known_too_late_is_no_bar_and_the_decision_says_so(store: MarketSt
     found = events(store, WEDNESDAY, MONDAY)
     assert list(of_kind(found, BarClosed)) == [WEDNESDAY, MONDAY]
     decisions = of_kind(found, DecisionDue)
-    assert [bool(event.missing) for event in decisions.values()] == [False, True, False]  # type: ignore[attr-defined]
-    assert decisions[FRIDAY].missing == "no bar of toy known by 2008-11-28 18:00 UTC"  # type: ignore[attr-defined]
+    assert [bool(event.missing) for event in decisions.values()] == [False, True, False]
+    assert decisions[FRIDAY].missing == "no bar of toy known by 2008-11-28 18:00 UTC"
 
 
 def test_a_decision_delay_waits_for_the_bar_but_not_for_news(store: MarketStore) -> None:
@@ -82,10 +86,10 @@ def test_a_decision_delay_waits_for_the_bar_but_not_for_news(store: MarketStore)
     bar = of_kind(found, BarClosed)[FRIDAY]
     assert bar.at == close + timedelta(minutes=20)
     assert of_kind(found, DecisionDue)[FRIDAY].at == close + timedelta(minutes=20)
-    assert not of_kind(found, DecisionDue)[FRIDAY].missing  # type: ignore[attr-defined]
+    assert not of_kind(found, DecisionDue)[FRIDAY].missing
     news = of_kind(found, NewsArrived)
-    assert (len(news[FRIDAY].news), list(news[MONDAY].news.headline)) == (0, ["after the close"])  # type: ignore[attr-defined]
-    assert of_kind(events(store, WEDNESDAY, MONDAY, decide_minutes=19), DecisionDue)[FRIDAY].missing  # type: ignore[attr-defined]
+    assert (len(news[FRIDAY].news), list(news[MONDAY].news.headline)) == (0, ["after the close"])
+    assert of_kind(events(store, WEDNESDAY, MONDAY, decide_minutes=19), DecisionDue)[FRIDAY].missing
 
 
 def test_a_revision_after_the_decision_never_reaches_that_session(store: MarketStore) -> None:
@@ -93,8 +97,8 @@ def test_a_revision_after_the_decision_never_reaches_that_session(store: MarketS
     add(store, bars)
     revised = replace(bars[1], close=bars[1].close * 1.001, high=bars[1].high * 1.01)
     store.add_bars([replace(revised, known_at=bars[1].known_at + MICROSECOND)], source="a correction")
-    assert of_kind(events(store, FRIDAY, FRIDAY), BarClosed)[FRIDAY].bar == bars[1]  # type: ignore[attr-defined]
-    seen = of_kind(events(store, FRIDAY, FRIDAY, decide_minutes=1), BarClosed)[FRIDAY].bar  # type: ignore[attr-defined]
+    assert of_kind(events(store, FRIDAY, FRIDAY), BarClosed)[FRIDAY].bar == bars[1]
+    seen = of_kind(events(store, FRIDAY, FRIDAY, decide_minutes=1), BarClosed)[FRIDAY].bar
     assert seen.close == revised.close, "one that was known by the decision does"
 
 

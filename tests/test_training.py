@@ -182,7 +182,7 @@ class Unfitting(TinyModel):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_training_that_fails_says_so_in_one_line(tmp_path: Path, workers: int) -> None:
     spec = replace(SPEC, factory=partial(Failing, 3))
-    with pytest.raises(ModelError, match="tiny-.*the training failed.*ZeroDivisionError: by zero in two lines"):
+    with pytest.raises(ModelError, match=r"tiny-.*the training failed.*ZeroDivisionError: by zero in two lines"):
         a_trainer(tmp_path, spec=spec, workers=workers).train(FOLDS[:2])
     assert not any(tmp_path.iterdir())
 

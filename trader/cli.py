@@ -11,7 +11,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from trader.errors import ConfigError, TraderError
+from trader.errors import ConfigError, NoData, TraderError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -257,9 +257,15 @@ def _news_import(options: argparse.Namespace) -> None:
         span = store.names()[name]
     if counts:
         print(f"`python -m trader news quarantine {name}` shows the rows.")
-    if span.first is not None:
-        print(f"{name}: {span.count:,} headlines, {span.first:%Y-%m-%d} to {span.last:%Y-%m-%d}.")
-        print(f"Next: python -m trader backtest --news {name} --from … --to …")
+    if span.first is None:
+        raise NoData(
+            "not one usable headline",
+            where=", ".join(file.name for file in options.files),
+            got=f"{sum(counts.values()):,} rows in quarantine",
+            do="check the file, or state --columns and --zone",
+        )
+    print(f"{name}: {span.count:,} headlines, {span.first:%Y-%m-%d} to {span.last:%Y-%m-%d}.")
+    print(f"Next: python -m trader backtest --news {name} --from … --to …")
 
 
 def _columns(text: str | None) -> dict[str, str] | None:

@@ -107,7 +107,7 @@ class Evaluation:
 
     risk_free: float = 0.02
     resamples: int = 2_000
-    rivals: tuple[str, ...] = ("logistic",)
+    rivals: tuple[str, ...] = ("logistic", "facts")
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ MODELS = {  # name → class, and the dataclass of its settings
     "logistic": ("models.baselines:Logistic", ""),
     "boosting": ("models.baselines:Boosting", ""),
 }
+FACTS = "facts"  # a rival only: logistic regression on the numbers that the wire's words are made from
 STRATEGIES = {
     "long_short": "strategies.long_short:LongShort",
     "long_only": "strategies.long_only:LongOnly",
@@ -82,7 +83,7 @@ def backtest(
     strategy = strategy_of(config)
     readers = readers or readers_of(config, home)
     spec = model_spec(config, run.model, readers.texts_id)
-    rivals = [model_spec(config, name, readers.texts_id) for name in config.evaluation.rivals if name != run.model]
+    rivals = _rivals(config, readers.texts_id)
     window = Window(
         calendar,
         readers.texts,
@@ -101,7 +102,12 @@ def backtest(
         else:
             missing = _read(scheduler, span, window, stages)
             made = _forecast_batched(config, home, span, window, missing, spec, stages)
-    beside = [_forecast_batched(config, home, span, window, [], other, stages) for other in rivals]
+    beside = [
+        _forecast_batched(
+            config, home, span, _facts_window(window) if other.name == FACTS else window, [], other, stages
+        )
+        for other in rivals
+    ]
     return _trade(config, home, window, made, beside, strategy, span, stages)
 
 
@@ -142,6 +148,24 @@ def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
         raise ConfigError(f"the model does not take these settings ({error})", where=where) from error
     code = "" if name in MODELS else _source_hash(kind)
     return ModelSpec(name, partial(kind, **options), options, lookback, texts_id, seed, code)
+
+
+def _rivals(config: Config, texts_id: str) -> list[ModelSpec]:
+    """Return the models to be scored beside; the wire's facts are there with the wire alone."""
+    names = [name for name in config.evaluation.rivals if name not in (config.run.model, FACTS)]
+    specs = [model_spec(config, name, texts_id) for name in names]
+    if FACTS in config.evaluation.rivals and config.run.news == "wire":
+        settings = {"lookback": 1}  # the facts look back by themselves
+        factory = partial(_class(MODELS["logistic"][0]), **settings)
+        specs.append(ModelSpec(FACTS, factory, settings, 1, "none", config.run.seed))
+    return specs
+
+
+def _facts_window(window: Window) -> Window:
+    """Return the window with the wire's facts as numbers, each known at its session's close, instead of its words."""
+    table = wire.facts(builtin.series()).fillna(0.0)  # missing in the first year, and where a volume is
+    rows = zip((stamp.date() for stamp in table.index), table.to_numpy(dtype=np.float32), strict=True)
+    return window.with_numbers(dict(rows))
 
 
 def _source_hash(kind: type[Any]) -> str:

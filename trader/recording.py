@@ -21,7 +21,6 @@ from trader.spans import Span
 from trader.training import TrainedFold, code_hash
 from trader.window import Window
 
-
 TOGETHER = 250  # sessions that wait to be written: SQLite between two bars would slow both
 
 

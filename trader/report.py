@@ -7,6 +7,7 @@ import json
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -53,12 +54,12 @@ def figures(outcome: Outcome) -> Table:
         f"{len(signals):,} sessions, {signals[0].session} to {signals[-1].session}; "
         f"{len(outcome.forecasts.folds)} models, lookback {run.lookback}, seed {run.seed}"
     )
-    table = Table(title=title, title_justify="left", title_style="bold", width=WIDTH, pad_edge=False)
-    table.add_column("95 % interval in brackets", ratio=3)
-    table.add_column(run.model, justify="right", ratio=4)
-    table.add_column("Always Buy", justify="right", ratio=4)
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("95 % intervals in brackets", no_wrap=True)
+    table.add_column(run.model, justify="right")
+    table.add_column("Always Buy", justify="right")
     for name in outcome.rivals:
-        table.add_column(name, justify="right", ratio=2)
+        table.add_column(name, justify="right")
     _signal_rows(table, outcome)
     for label, name, of, style in _ACCOUNT:
         row = [
@@ -76,35 +77,35 @@ def figures(outcome: Outcome) -> Table:
 # label, name, of whom, how it is written
 _SIGNALS = (
     ("accuracy", "accuracy", "percent"),
-    ("paper PnL, sum of returns", "paper_pnl", "ratio"),
+    ("paper PnL, a sum", "paper_pnl", "ratio"),
     ("paper Sharpe", "paper_sharpe", "ratio"),
 )
 _ACCOUNT = (
-    ("PnL, net of costs", "pnl", "net", "money"),
+    ("PnL net, thousands", "pnl", "net", "thousands"),
     ("Sharpe, net", "sharpe", "net", "ratio"),
     ("annual return, net", "annual_return", "net", "percent"),
     ("annual volatility", "annual_volatility", "net", "percent"),
     ("max drawdown", "max_drawdown", "net", "percent"),
-    ("PnL, gross of costs", "pnl", "gross", "money"),
+    ("PnL gross, thousands", "pnl", "gross", "thousands"),
     ("Sharpe, gross", "sharpe", "gross", "ratio"),
     ("costs paid", "costs", "net", "money"),
     ("turnover a year", "turnover", "net", "times"),
     ("exposure, mean", "exposure", "net", "percent"),
-    ("hit rate, sessions in position", "hit_rate", "net", "percent"),
+    ("hit rate, sessions held", "hit_rate", "net", "percent"),
 )
 _EXCESS = (
-    ("excess Sharpe over Always Buy", "excess_sharpe", "ratio"),
+    ("excess Sharpe", "excess_sharpe", "ratio"),
     ("excess annual return", "excess_return", "percent"),
 )
 
 
 def _signal_rows(table: Table, outcome: Outcome) -> None:
-    table.add_row(Text("Signals, close to close, no costs", style="italic"))
+    table.add_row(Text("Signals, close to close", style="italic"))
     for label, name, style in _SIGNALS:
         cells = [_figure(outcome.report, name, of, style) for of in ("signals", "always_buy")]
         table.add_row(label, *cells, *(_written(rival.get(name), style) for rival in outcome.rivals.values()))
     table.add_section()
-    table.add_row(Text(f"Account, executed at {outcome.config.run.execution}", style="italic"))
+    table.add_row(Text(f"Account, {outcome.config.run.execution}", style="italic"))
 
 
 def _figure(report: Any, name: str, of: str, style: str) -> str:
@@ -129,6 +130,7 @@ def _written(value: float | None, style: str) -> str:
         "percent": f"{value * 100:.1f} %",
         "ratio": f"{value:.2f}",
         "money": f"{value:,.0f}",
+        "thousands": f"{value / 1000:,.1f}",
         "times": f"{value:.1f} ×",
     }[style]
     return written.replace("-", "−")
@@ -159,14 +161,14 @@ def _stage_line(outcome: Outcome) -> str:
     ratio = outcome.stages["broker"] / outcome.bare_seconds if outcome.bare_seconds else 0.0
     trained = sum(not fold.cached for fold in outcome.forecasts.folds)
     return (
-        f"Seconds: {spent}. {trained} of {len(outcome.forecasts.folds)} models trained now, the others were cached. "
+        f"Seconds: {spent}. {trained} of {len(outcome.forecasts.folds)} models were trained now, the rest was cached. "
         f"Bare backtrader over the same bars took {outcome.bare_seconds:.2f} s, our broker {ratio:.2f} times that."
     )
 
 
 def plain_table(names: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> Table:
     """Return a table of any rows; ``right`` numbers the columns that are set to the right."""
-    table = Table(pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for at, name in enumerate(names):
         table.add_column(name, justify="right" if at in right else "left", overflow="fold")
     for row in rows:
@@ -180,20 +182,29 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         (
             row["id"],
             row["status"],
-            row["started_utc"],
+            (row["started_utc"] or "")[:16],
             row["market"],
             row["news"],
             row["model"],
             row["strategy"],
             row["sessions"],
-            f"{row['traded_from']}\n{row['traded_to']}",
-            DASH
-            if row["sharpe"] is None
-            else f"{row['sharpe']:.2f}\n[{row['sharpe_low']:.2f}, {row['sharpe_high']:.2f}]",
+            f"{row['traded_from']} {row['traded_to']}" if row["traded_from"] else DASH,
+            " ".join(_written(row[name], "ratio") for name in ("sharpe", "sharpe_low", "sharpe_high")),
         )
         for row in rows
     ]
-    names = ("run", "status", "started (UTC)", "market", "news", "model", "strategy", "days", "span", "Sharpe, net")
+    names = (
+        "run",
+        "status",
+        "started (UTC)",
+        "market",
+        "news",
+        "model",
+        "strategy",
+        "days",
+        "traded",
+        "Sharpe low high",
+    )
     return plain_table(names, cells, right=(0, 7, 9))
 
 
@@ -213,7 +224,7 @@ def trades_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         )
         for row in rows
     ]
-    names = ("order", "decided", "filled", "symbol", "size", "price", "commission", "slippage", "status")
+    names = ("order", "decided", "filled", "symbol", "size", "price", "comm.", "slippage", "status")
     return plain_table(names, cells, right=(0, 4, 5, 6, 7))
 
 

@@ -7,7 +7,8 @@ together with that of the next session that has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import copy
 from datetime import date, datetime
 import hashlib
 import math
@@ -163,6 +164,18 @@ class Window:
     def learnable(self, first: int, stop: int) -> Days:
         """Return positions first … stop−1 with every label, of which the last is the close of position ``stop``."""
         return self.days(first, stop + 1).between(0, stop - first)
+
+    def with_numbers(self, numbers: Mapping[date, NDArray[np.float32]]) -> Window:
+        """Return the same sessions with these numbers for market features, and without headlines.
+
+        numbers: (F,) for each session held, known at its close; for rivals that read no text.
+        """
+        other = copy.copy(self)
+        other._market = [numbers[session] for session in self.sessions]
+        other.headlines = [[] for _ in self.sessions]
+        other._rows = [np.empty(0, np.int64) for _ in self.sessions]
+        other._sentiment = [np.empty((0, 3), np.float32) for _ in self.sessions]
+        return other
 
     def text_keys(self, days: Days) -> NDArray[np.uint8]:
         """Return the digests (1 + M, 16) of the market text and of all headlines of ``days``."""
