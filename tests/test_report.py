@@ -6,12 +6,14 @@ from dataclasses import replace
 from io import StringIO
 import json
 from pathlib import Path
+import re
 from typing import Any
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
+from strategies.base import bt
 from tests import builders
 from trader import engine, metrics, report
 from trader.events import Signal
@@ -74,12 +76,12 @@ def test_the_table_fits_a_hundred_columns_and_is_cut_nowhere(outcome: Outcome) -
     rich = {"value": -3_456_789.0, "low": -7_654_321.0, "high": -1_000_000.0}  # of a million
     figures = tuple(replace(m, **rich) if m.name == "pnl" else m for m in outcome.report.metrics)
     extreme = replace(outcome, report=replace(outcome.report, metrics=figures))
+    with_one_rival = replace(outcome, rivals={"logistic": outcome.rivals["logistic"]})
+    assert max(map(len, printed(report.figures(with_one_rival), width=200))) <= 100, "without a fold"
     for one in (outcome, extreme):
-        lines = printed(report.figures(one), width=200)
-        assert max(map(len, lines)) <= 100
-        assert not any("…" in line for line in lines)
+        assert not any("…" in line for line in printed(report.figures(one)))
     text = "\n".join(printed(report.figures(outcome)))
-    for word in ("accuracy", "Always Buy", "logistic", "Sharpe, net", "excess Sharpe over Always Buy", "costs paid"):
+    for word in ("accuracy", "Always Buy", "logistic", "Sharpe, net", "excess Sharpe", "costs paid"):
         assert word in text
 
 
@@ -95,7 +97,7 @@ def test_the_lines_below_give_verdict_notes_definition_times_and_what_to_run_nex
     assert outcome.report.verdict in whole
     assert outcome.report.sharpe_definition in whole
     assert all(note in whole for note in outcome.notes)
-    assert "1 sessions had no bar" in whole or "1 session had no bar" in whole
+    assert "1 session had no bar: no decision, the position was kept." in whole
     assert "Bare backtrader over the same bars took" in whole
     assert str(outcome.home.ledger) in whole
     assert lines[-2:] == [
@@ -122,6 +124,8 @@ def test_runs_are_listed_newest_first(outcome: Outcome) -> None:
         lines = printed(report.runs_table(ledger.runs()))
     assert any("finished" in line and " toy " in line and "2010" in line for line in lines)
     assert max(map(len, lines)) <= 100
+    days = [word for line in lines for word in line.split() if word.startswith("2010-")]
+    assert days == [str(DAYS[116]), str(DAYS[139])], "no day is folded"
 
 
 def test_a_run_without_an_interval_is_listed_all_the_same() -> None:
@@ -167,8 +171,16 @@ def test_why_says_what_it_cannot_show() -> None:
     assert "no side" in report.why_lines(a_signal(side=0))[0]
 
 
-def test_a_notes_run_number_is_filled_in(outcome: Outcome) -> None:
-    assert not any("{" in line for line in report.closing_lines(replace(outcome, notes=outcome.notes)))
+class Greedy(bt.Strategy):
+    """Wants three times what it has."""
+
+    def next(self) -> None:
+        self.order_target_percent(target=3.0 * self.data.signal[0])
+
+
+def test_orders_that_were_cut_are_told_with_where_to_look(tmp_path: Path) -> None:
+    lines = " ".join(report.closing_lines(_run(builders.a_home(tmp_path), strategy="tests.test_report:Greedy")))
+    assert re.search(r"\d+ orders were cut to the exposure limit; `python -m trader trades latest` says which", lines)
 
 
 def test_the_verdict_says_noise_where_the_interval_holds_zero() -> None:

@@ -51,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="python -m trader", description="An event-driven paper-trading backtester that reads the news."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

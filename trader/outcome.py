@@ -91,7 +91,8 @@ def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary
         found.append(f"{without} of {len(made.signals)} sessions had no headline.")
     abstained = sum(signal.p_up is None for signal in made.signals)
     if abstained:
-        found.append(f"{abstained} sessions had no bar: no decision, the position was kept.")
+        sessions = "1 session" if abstained == 1 else f"{abstained} sessions"
+        found.append(f"{sessions} had no bar: no decision, the position was kept.")
     if trading.optimistic:
         found.append("Execution at the very close that was decided on is the papers' convention, and optimistic.")
     elif trading.stale_opens and run.execution == "next_open":
@@ -103,5 +104,7 @@ def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary
     if run.market in ("sp500", "nasdaq"):
         found.append("A price index: dividends are not in it, and nobody can trade it as such.")
     if trading.cut:
-        found.append(f"{len(trading.cut)} orders were cut to the exposure limit; `trader trades {{run}}` says which.")
+        found.append(
+            f"{len(trading.cut)} orders were cut to the exposure limit; `python -m trader trades latest` says which."
+        )
     return found

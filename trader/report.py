@@ -56,7 +56,7 @@ def figures(outcome: Outcome) -> Table:
     )
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("95 % intervals in brackets", no_wrap=True)
-    table.add_column(run.model, justify="right")
+    table.add_column(_class_name(run.model), justify="right")
     table.add_column("Always Buy", justify="right")
     for name in outcome.rivals:
         table.add_column(name, justify="right")
@@ -182,30 +182,27 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         (
             row["id"],
             row["status"],
-            (row["started_utc"] or "")[:16],
-            row["market"],
-            row["news"],
-            row["model"],
-            row["strategy"],
+            (row["started_utc"] or "")[:16].replace(" ", "\n"),
+            f"{row['market']}\n{row['news']}",
+            f"{_class_name(row['model'])}\n{_class_name(row['strategy'])}",
             row["sessions"],
-            f"{row['traded_from']} {row['traded_to']}" if row["traded_from"] else DASH,
-            " ".join(_written(row[name], "ratio") for name in ("sharpe", "sharpe_low", "sharpe_high")),
+            f"{row['traded_from']}\n{row['traded_to']}" if row["traded_from"] else DASH,
+            _with_interval(row["sharpe"], row["sharpe_low"], row["sharpe_high"]),
         )
         for row in rows
     ]
-    names = (
-        "run",
-        "status",
-        "started (UTC)",
-        "market",
-        "news",
-        "model",
-        "strategy",
-        "days",
-        "traded",
-        "Sharpe low high",
-    )
-    return plain_table(names, cells, right=(0, 7, 9))
+    names = ("run", "status", "started\n(UTC)", "market\nnews", "model\nstrategy", "days", "traded", "Sharpe, net")
+    return plain_table(names, cells, right=(0, 5, 7))
+
+
+def _with_interval(value: float | None, low: float | None, high: float | None) -> str:
+    interval = "" if low is None or high is None else f"\n[{_written(low, 'ratio')}, {_written(high, 'ratio')}]"
+    return _written(value, "ratio") + interval
+
+
+def _class_name(name: str) -> str:
+    """Return the short name of a part: a user's ``package.module:Class`` is shown as Class."""
+    return name.rpartition(":")[2]
 
 
 def trades_table(rows: Sequence[Mapping[str, Any]]) -> Table:
