@@ -75,7 +75,9 @@ class FininConfig:
     device: str = "cpu"  # or "cuda"
 
     def __post_init__(self) -> None:
-        for name in ("lookback", "hidden", "layers", "heads", "qkv", "epochs", "patience", "batch_days"):
+        if self.hidden < 16:  # seen on narrower ones: bits that depend on a day's place in its batch
+            raise ConfigError("hidden is too small", where="finin", got=self.hidden, expected="at least 16")
+        for name in ("lookback", "layers", "heads", "qkv", "epochs", "patience", "batch_days"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is too small", where="finin", got=getattr(self, name), expected="at least 1")
         if self.head not in HEADS:

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 import math
 import os
+import re
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from models.base import Days, FitReport
-from trader.errors import ModelError
+from trader.errors import ConfigError, ModelError
 
 Batch = TypeVar("Batch")
 
@@ -38,6 +39,16 @@ class Recipe:
     clip: float = 1.0
     epochs: int = 30
     patience: int = 6
+
+
+def require_device(device: str) -> None:
+    """Raise ConfigError unless this is the name of a device, ModelError where torch has no such device here."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ConfigError("no such device", where="[compute] device", got=device, expected="cpu, cuda or cuda:N")
+    index = int(device.partition(":")[2] or 0)
+    if device != "cpu" and not index < torch.cuda.device_count():
+        do = 'set device = "cpu", or install a build of torch for your GPU'
+        raise ModelError("torch finds no such GPU here", where="[compute] device", got=device, do=do)
 
 
 @contextmanager

@@ -133,6 +133,8 @@ def readers() -> Readers:
 def config(**changes: Any) -> Config:
     """Return settings small enough for a test: folds of 60 + 10 sessions every 10, a FININ of 5 epochs.
 
+    Its width is 16: at 8 and less a row of a matrix product is rounded by its place, and the bits are not promised.
+
     changes: [run] keys, or whole sections given as dicts.
     """
     sections = {name: value for name, value in changes.items() if isinstance(value, dict)}

@@ -12,7 +12,7 @@ import torch
 
 from models.base import Days
 from models.finin import Finin, FininConfig, Network
-from models.fitting import InMemory, held
+from models.fitting import InMemory, held, require_device
 from trader.errors import ConfigError, ModelError
 
 D = 24
@@ -322,3 +322,16 @@ def test_the_market_description_and_the_headlines_share_one_linear_layer() -> No
     network = Network(FininConfig(), D=D, features=6)
     wide: list[NDArray[np.float32]] = [p.detach().numpy() for p in network.parameters() if p.shape[-1] == D]
     assert len(wide) == 1
+
+
+def test_widths_whose_bits_would_depend_on_the_batch_are_refused() -> None:
+    with pytest.raises(ConfigError, match="hidden is too small"):
+        FininConfig(hidden=8)
+
+
+def test_a_device_that_is_not_there_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="no such device"):
+        require_device("gpu")
+    with pytest.raises(ModelError, match="no such GPU"):
+        require_device("cuda:99")
+    require_device("cpu")

@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # a run, as it is written and told
     ("trader.outcome", "trader.recording", "trader.report"),
     # where the parts are named, and where they are called
+    ("trader.parts",),
     ("trader.engine",),
     ("trader.cli", "trader.__main__"),
 )
@@ -155,11 +156,11 @@ def test_models_strategies_and_feeds_know_only_what_they_may() -> None:
     assert beyond == []
 
 
-def test_concrete_models_and_strategies_are_named_in_the_engine_alone() -> None:
+def test_concrete_models_and_strategies_are_named_in_one_place_alone() -> None:
     concrete = {"models.finin", "models.baselines", "models.text", "models.sentiment", "models.embeddings"}
     concrete |= {"strategies.long_only", "strategies.threshold", "strategies.vol_target", "feeds.wire", "feeds.builtin"}
     known_to = {module.name for module in _rooms() if module.package == "trader" and concrete & set(ours(module))}
-    assert known_to == {"trader.engine"}
+    assert known_to == {"trader.parts"}
 
 
 @pytest.mark.parametrize("library", DOORS)

@@ -124,6 +124,8 @@ def test_runs_are_listed_newest_first(outcome: Outcome) -> None:
         lines = printed(report.runs_table(ledger.runs()))
     assert any("finished" in line and " toy " in line and "2010" in line for line in lines)
     assert max(map(len, lines)) <= 100
+    sharpe = outcome.report.get("sharpe", "net")
+    assert f"[{sharpe.low:.2f}, {sharpe.high:.2f}]".replace("-", "−") in "\n".join(lines)
     days = [word for line in lines for word in line.split() if word.startswith("2010-")]
     assert days == [str(DAYS[116]), str(DAYS[139])], "no day is folded"
 

@@ -197,5 +197,5 @@ def test_the_fingerprint_hears_headlines_and_scores(change: str) -> None:
         return window.fingerprint(0, 1)
 
     plain = print_of(["a", "b"], (0.25, 0.25, 0.5))
-    texts = {"text": ["a", "c"], "split": ["a b"], "sentiment": ["a", "b"]}[change]
+    texts = {"text": ["a", "c"], "split": ["a\nb"], "sentiment": ["a", "b"]}[change]
     assert print_of(texts, (0.25, 0.5, 0.25) if change == "sentiment" else (0.25, 0.25, 0.5)) != plain

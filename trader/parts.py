@@ -1,0 +1,168 @@
+"""The parts by name: models, strategies, language models, built-in markets. The only place where they are named.
+
+``trader.engine`` asks for them and never sees which they are; a user's own comes as ``package.module:Class``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+import hashlib
+import inspect
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feeds import builtin, wire
+from trader import broker
+from trader.config import Config, build
+from trader.errors import ConfigError
+from trader.events import NewsRows
+from trader.outcome import Home
+from trader.store import FileSource, MarketStore
+from trader.training import ModelSpec
+from trader.window import Scorer, TextIndex, Window
+
+MODELS = {  # name → class, and the dataclass of its settings
+    "finin": ("models.finin:Finin", "models.finin:FininConfig"),
+    "logistic": ("models.baselines:Logistic", ""),
+    "boosting": ("models.baselines:Boosting", ""),
+}
+FACTS = "facts"  # a rival only: logistic regression on the numbers that the wire's words are made from
+STRATEGIES = {
+    "long_short": "strategies.long_short:LongShort",
+    "long_only": "strategies.long_only:LongOnly",
+    "threshold": "strategies.threshold:Threshold",
+    "vol_target": "strategies.vol_target:VolTarget",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Readers:
+    """What turns headlines into numbers: embeddings with the fingerprint of their language model, and sentiment."""
+
+    texts: TextIndex
+    texts_id: str
+    scorer: Scorer
+
+
+def stock(store: MarketStore, market: str, news: str) -> str:
+    """Put the built-in bars and the wire into the store where they are asked for and not there yet.
+
+    Returns the name of the news set in the store: the wire's carries its version.
+    """
+    if market in builtin.BUILT_IN and market not in store.symbols():
+        store.add_bars(builtin.bars(market), source="arch")
+    if news != "wire":
+        return news
+    if wire.SET not in store.names():
+        written = wire.headlines(builtin.series())
+        rows = NewsRows(news=written, row=np.arange(1, len(written) + 1), rejected=())
+        store.add_news(wire.SET, [rows], source=FileSource(name="market wire", options=wire.SET))
+    return wire.SET
+
+
+def market_text(market: str) -> str:
+    """Return the sentence that describes a market to the model."""
+    return builtin.market_text(market)
+
+
+def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
+    """Return what is needed to train the named model: a row of MODELS or a ``package.module:Class`` of the user's.
+
+    A user's class is called with ``lookback`` and the keys of its section ``[model."package.module:Class"]``.
+    Raises ConfigError for a name, key or value that does not exist.
+    """
+    if name not in MODELS and ":" not in name:
+        raise _unknown("model", name, MODELS)
+    where, seed, lookback = f"[model.{name}]", config.run.seed, config.run.lookback
+    options = {**config.model.get(name, {}), "lookback": lookback}
+    path, settings_path = MODELS.get(name, (name, ""))
+    kind = _class(path)
+    if settings_path:
+        chosen = build(_class(settings_path), {**options, "device": config.compute.device}, where)
+        return ModelSpec(name, partial(kind, chosen), asdict(chosen), lookback, texts_id, seed)
+    try:
+        inspect.signature(kind).bind(**options)
+    except TypeError as error:
+        raise ConfigError(f"the model does not take these settings ({error})", where=where) from error
+    code = "" if name in MODELS else _source_hash(kind)
+    return ModelSpec(name, partial(kind, **options), options, lookback, texts_id, seed, code)
+
+
+def rivals_of(config: Config, texts_id: str) -> list[ModelSpec]:
+    """Return the models to be scored beside; the wire's facts are there with the wire alone."""
+    names = [name for name in config.evaluation.rivals if name not in (config.run.model, FACTS)]
+    specs = [model_spec(config, name, texts_id) for name in names]
+    if FACTS in config.evaluation.rivals and config.run.news == "wire":
+        settings = {"lookback": 1}  # the facts look back by themselves
+        factory = partial(_class(MODELS["logistic"][0]), **settings)
+        specs.append(ModelSpec(FACTS, factory, settings, 1, "none", config.run.seed))
+    return specs
+
+
+def facts_window(window: Window) -> Window:
+    """Return the window with the wire's facts as numbers, each known at its session's close, instead of its words."""
+    table = wire.facts(builtin.series()).fillna(0.0)  # missing in the first year, and where a volume is
+    rows = zip((stamp.date() for stamp in table.index), table.to_numpy(dtype=np.float32), strict=True)
+    return window.with_numbers(dict(rows))
+
+
+def _source_hash(kind: type[Any]) -> str:
+    try:
+        return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:16]
+    except (TypeError, OSError):  # a class that has no file
+        return ""
+
+
+def _class(path: str) -> Any:
+    return broker.load_class(path, object)
+
+
+def strategy_of(config: Config) -> tuple[type[Any], Mapping[str, Any]]:
+    """Return the strategy's class and its parameters; raise ConfigError for a name that does not exist."""
+    from strategies.base import bt
+
+    name = config.run.strategy
+    if name not in STRATEGIES and ":" not in name:
+        raise _unknown("strategy", name, STRATEGIES)
+    return broker.load_class(STRATEGIES.get(name, name), bt.Strategy), dict(config.strategy.get(name, {}))
+
+
+def _unknown(what: str, name: str, table: Mapping[str, object]) -> ConfigError:
+    return ConfigError(f"no such {what}", got=name, expected=f"{', '.join(table)} or package.module:Class")
+
+
+def workers_of(config: Config) -> int:
+    """Return how many processes may work side by side: what the config says, or one a core."""
+    return config.compute.workers or os.cpu_count() or 1
+
+
+def readers_of(config: Config, home: Home) -> Readers:
+    """Return the configured language model and sentiment scorer, each behind its cache on disk.
+
+    Raises ModelError where their weights are not there or not the ones expected.
+    """
+    from models.embeddings import EmbeddingCache
+    from models.sentiment import FinBert, ScoreCache, Vader
+    from models.text import TextEncoder
+
+    text, workers = config.text, workers_of(config)
+    if config.compute.device != "cpu":
+        from models.fitting import require_device  # it loads torch
+
+        require_device(config.compute.device)
+    encoder = TextEncoder.open(text.model, dtype=text.dtype, device=config.compute.device, max_tokens=text.max_tokens)
+    scorer = (
+        Vader()
+        if config.sentiment.scorer == "vader"
+        else FinBert.open(config.sentiment.finbert, device=config.compute.device)
+    )
+    return Readers(
+        texts=EmbeddingCache.open(home.cache, encoder, workers=workers),
+        texts_id=encoder.fingerprint,
+        scorer=ScoreCache.open(home.cache, scorer, workers=workers),
+    )
