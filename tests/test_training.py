@@ -215,5 +215,6 @@ def test_the_manifest_says_from_what_the_model_was_made(tmp_path: Path) -> None:
     assert manifest["spans"] == {
         "train": [str(DAYS[22]), str(DAYS[41])],
         "validation": [str(DAYS[45]), str(DAYS[49])],
+        "last_seen": str(DAYS[50]),
     }
     assert {"model", "settings", "seed", "code", "versions", "report", "weights_sha256"} <= manifest.keys()

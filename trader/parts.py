@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 import hashlib
+from importlib import metadata
 import inspect
 import os
 from pathlib import Path
@@ -89,7 +91,8 @@ def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
         inspect.signature(kind).bind(**options)
     except TypeError as error:
         raise ConfigError(f"the model does not take these settings ({error})", where=where) from error
-    code = "" if name in MODELS else _source_hash(kind)
+    code = _version_of("xgboost-cpu", "xgboost") if name == "boosting" else ""
+    code = code if name in MODELS else _source_hash(kind)
     return ModelSpec(name, partial(kind, **options), options, lookback, texts_id, seed, code)
 
 
@@ -109,6 +112,14 @@ def facts_window(window: Window) -> Window:
     table = wire.facts(builtin.series()).fillna(0.0)  # missing in the first year, and where a volume is
     rows = zip((stamp.date() for stamp in table.index), table.to_numpy(dtype=np.float32), strict=True)
     return window.with_numbers(dict(rows))
+
+
+def _version_of(*packages: str) -> str:
+    """Return name and version of the first of these packages that is installed, else ""."""
+    for package in packages:
+        with suppress(metadata.PackageNotFoundError):
+            return f"{package} {metadata.version(package)}"
+    return ""
 
 
 def _source_hash(kind: type[Any]) -> str:

@@ -134,6 +134,7 @@ class Trainer:
         spans = {
             "train": [str(sessions[fold.train.start]), str(sessions[fold.train.stop - 1])],
             "validation": [str(sessions[fold.validation.start]), str(sessions[fold.validation.stop - 1])],
+            "last_seen": str(sessions[fold.validation.stop]),  # its close is the last label
         }
         return _Job(
             spec=spec,
