@@ -129,7 +129,7 @@ class Logistic:
             for tried, penalty in enumerate(PENALTIES, start=1):
                 slope = np.append(np.zeros(x.shape[1]), _log_odds(y))
                 if 0 < y.mean() < 1:
-                    fitted = LogisticRegression(C=penalty, max_iter=200).fit(x.astype(np.float64), y)
+                    fitted = LogisticRegression(C=penalty, max_iter=2_000).fit(x.astype(np.float64), y)
                     slope = np.append(fitted.coef_[0], fitted.intercept_)
                 loss, accuracy = log_loss(_probability(unseen, slope), truth)
                 if loss < best.validation_loss:

@@ -14,11 +14,9 @@ turns by a lock file, and each cuts what a killed one left half-written; readers
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 import json
-import multiprocessing
 import os
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -27,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.keytable import KEY_BYTES, KeyTable, digests, distinct
+from models.processes import pool
 from trader.errors import ModelError, NoData, StoreError
 
 Compute = Callable[[Sequence[str]], NDArray[np.floating]]
@@ -270,21 +269,15 @@ _worker_compute: Compute | None = None
 
 
 def _in_processes(compute: Compute, work: Iterable[list[str]], workers: int) -> Results:
-    pool = ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(compute,)
-    )
     try:
-        yield from pool.map(_compute_in_worker, work)
+        with pool(workers, _start_worker, compute) as processes:
+            yield from processes.map(_compute_in_worker, work)
     except BrokenProcessPool as error:
         raise ModelError("a worker process died", got=error, do="set workers to 1, or free memory") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _start_worker(compute: Compute) -> None:
     global _worker_compute
-    # Read when torch is first imported, in the first task.
-    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", TOKENIZERS_PARALLELISM="false")
     _worker_compute = compute
 
 

@@ -16,7 +16,7 @@ What the paper leaves open, and what is done here:
     market–news          no residual: the market state goes to the head by itself; the A·K values are mapped to H
     weights shown        the mean over heads, which still sums to 1
     scales               market features standardised on the training days and cut at ±5 (a crash is rare, not 20 σ);
-                         embeddings brought to unit mean square, so that any language model starts alike
+                         embeddings scaled by one factor, which brings the market's description to unit mean square
     a day without news   a learned vector in the place of r_d^(f)
     training             at most ``train_headlines`` of a day, drawn anew each epoch; forecasts read all of them
 """
@@ -75,9 +75,12 @@ class FininConfig:
     device: str = "cpu"  # or "cuda"
 
     def __post_init__(self) -> None:
-        if self.hidden < 16:  # seen on narrower ones: bits that depend on a day's place in its batch
-            raise ConfigError("hidden is too small", where="finin", got=self.hidden, expected="at least 16")
-        for name in ("lookback", "layers", "heads", "qkv", "epochs", "patience", "batch_days"):
+        # Seen on other widths: bits that depend on a day's place in its batch.
+        if self.hidden < 16 or self.hidden % 8:
+            raise ConfigError("hidden is no width", where="finin", got=self.hidden, expected="16, 24, 32 or more by 8")
+        if self.qkv < 8 or self.qkv % 8:
+            raise ConfigError("qkv is no width", where="finin", got=self.qkv, expected="8, 16, 24 or more by 8")
+        for name in ("lookback", "layers", "heads", "epochs", "patience", "batch_days"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is too small", where="finin", got=getattr(self, name), expected="at least 1")
         if self.head not in HEADS:

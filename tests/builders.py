@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from models.base import Days, FitReport, Prediction, Weights
 from trader.clock import Calendar, SimulatedClock
 from trader.config import Config, from_mapping
-from trader.engine import Readers
 from trader.events import Bar, NewsBatch, NewsRows, to_us
+from trader.parts import Readers
 from trader.store import FileSource, MarketStore
 
 CALENDAR = Calendar()

@@ -561,7 +561,7 @@ def test_a_strategy_with_indicators_is_recorded_from_the_first_session() -> None
         (":LongShort", "expected package.module:Class"),
         ("no_such_module:LongShort", "the module no_such_module cannot be imported"),
         ("strategies.long_short:LongShor", "has no LongShor; did you mean LongShort?"),
-        ("strategies.base:hold", "hold is not a backtrader.strategy.Strategy"),
+        ("strategies.base:hold", "hold is not a class"),
         ("datetime:timedelta", "timedelta is not a backtrader.strategy.Strategy"),
     ],
 )

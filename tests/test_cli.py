@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from feeds import builtin, wire
 from tests import builders
 from trader import cli, engine
+from trader.clock import WallClock
 from trader.ledger import Ledger
+from trader.store import MarketStore
 
 ROOT = Path(__file__).parents[1]
 DAYS = builders.sessions(140)
@@ -116,7 +119,7 @@ def test_import_backtest_and_reviews_work_together(
     done = say("backtest", *SPAN)
     assert done.code == 0, done.err
     assert "accuracy" in done.out and "23 sessions" in done.out
-    assert f"Ledger {Path('var/ledger.db')}, run 1" in done.out
+    assert f"Ledger {Path('var/ledger.db').resolve()}, run 1" in done.out
 
     machine = say("backtest", *SPAN, "--json", "--seed", "0")
     made = json.loads(machine.out)
@@ -163,7 +166,114 @@ def test_a_zone_gives_naive_times_their_meaning(say: Callable[..., Said], tmp_pa
     assert known - published == 5 * 60 * 1_000_000
 
 
+def _times(text: str, count: int, other: int = 0) -> str:
+    days = [f"{day}" for day in builders.sessions(count)]
+    rows = [f"{day}{text},oil on {day}" for day in days] + [
+        f"{day}T14:{at % 60:02}:07Z,x" for at, day in enumerate(days[:other])
+    ]
+    return "\n".join(["published_at,headline", *rows]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (_times("T05:00:00Z", 120), "100% of the headlines"),
+        (_times("T05:00:00Z", 120, other=10), "92% of the headlines"),
+        (_times("T00:00:00-04:00", 60) + _times("T04:00:00Z", 120).partition("\n")[2], ""),
+        (_times("T05:00:00Z", 120, other=20), ""),
+        (_times("T05:00:00Z", 99), ""),
+        (_times("", 120), ""),  # days: they count from their end
+        (_times("T05:00Z", 120), ""),  # minutes likewise
+    ],
+)
+def test_dates_that_were_turned_into_times_are_warned_of(
+    say: Callable[..., Said], tmp_path: Path, text: str, warned: str
+) -> None:
+    (tmp_path / "dates.csv").write_text(text)
+    words = ("--zone", "America/New_York") if "T" not in text else ()
+    said = say("news", "import", "dates.csv", *words).out
+    assert said.count("Warning: ") == bool(warned)
+    if warned:
+        assert f"{warned} of dates.csv state the time 05:00:00 UTC or one hour later" in said
+        assert "--delay-minutes 1440" in said
+        assert "Warning" not in say("news", "import", "dates.csv", *words).out
+
+
+def _with_closes(path: Path, closes: dict[int, float], rows: int = 140) -> None:
+    lines = price_rows()
+    for at, close in closes.items():
+        day = lines[at].split(",")[0]
+        lines[at] = f"{day},{close},{close},{close},{close},{close},1000"
+    path.write_text("\n".join(lines[: rows + 1]) + "\n")
+
+
+def test_a_newer_price_file_with_other_old_rows_adds_revisions(say: Callable[..., Said], tmp_path: Path) -> None:
+    _with_closes(tmp_path / "old.csv", {}, rows=100)
+    _with_closes(tmp_path / "new.csv", {7: 101.5, 50: 99.5})
+    assert "Warning" not in say("prices", "import", "old.csv", "--symbol", "toy").out
+    said = say("prices", "import", "new.csv", "--symbol", "toy").out
+    assert "toy: 40 new bars, 98 known already, 2 revised" in said
+    assert "a backtest goes on with each bar as it was first known" in said
+    assert "import it under another --symbol" in said
+    assert "0 new bars, 140 known already, 0 revised" in say("prices", "import", "new.csv", "--symbol", "toy").out
+    assert "0 new bars, 100 known already, 0 revised" in say("prices", "import", "old.csv", "--symbol", "toy").out
+    with MarketStore.open(Path("var/market.db")) as store:
+        first, newest = (store.as_of(at) for at in (builders.CALENDAR.cutoff(DAYS[6]), WallClock().now()))
+        assert first.bar("toy", DAYS[6]).close == pytest.approx(builders.bars(DAYS)[6].close)  # type: ignore[union-attr]
+        assert newest.bar("toy", DAYS[6]).close == 101.5  # type: ignore[union-attr]
+
+
+def test_a_move_that_hardly_any_market_makes_is_warned_of(say: Callable[..., Said], tmp_path: Path) -> None:
+    _with_closes(tmp_path / "split.csv", {50: 40.0})
+    said = say("prices", "import", "split.csv", "--symbol", "toy").out
+    warnings = [line for line in said.splitlines() if line.startswith("Warning: ")]
+    assert [line.split(": ")[1].split()[1] for line in warnings] == [str(DAYS[49]), str(DAYS[50])]
+    assert " to 40: a split, or a damaged row?" in warnings[0]
+    _with_closes(tmp_path / "many.csv", dict.fromkeys(range(10, 40, 2), 30.0))
+    assert say("prices", "import", "many.csv", "--symbol", "many").out.count("Warning: ") == 5
+
+
+def test_a_split_between_two_files_is_warned_of_where_a_backtest_meets_it(
+    say: Callable[..., Said], tmp_path: Path
+) -> None:
+    _with_closes(tmp_path / "old.csv", {}, rows=100)
+    _with_closes(tmp_path / "halved.csv", dict.fromkeys(range(1, 141), 50.0))
+    say("prices", "import", "old.csv", "--symbol", "toy")
+    said = say("prices", "import", "halved.csv", "--symbol", "toy").out
+    assert [line.split(":")[1] for line in said.splitlines() if line.startswith("Warning")] == [f" toy {DAYS[100]}"]
+
+
 # Bad input
+
+
+@pytest.mark.parametrize("name", cli.BUILT_IN_MARKETS)
+def test_the_names_of_built_in_markets_are_taken(say: Callable[..., Said], price_file: Path, name: str) -> None:
+    expected = f"trader: the name of a built-in market (got {name}); choose another name for yours"
+    assert refused(say("prices", "import", price_file, "--symbol", name)) == expected
+    assert refused(say("prices", "download", name, "--from", "2010", "--to", "2011")) == expected
+    assert not Path("var").exists()
+
+
+def test_the_names_of_the_built_in_news_are_taken(say: Callable[..., Said], news_file: Path) -> None:
+    for name in ("wire", wire.SET, "wire-99"):
+        expected = f"trader: the name of the built-in news (got {name}); choose another --name"
+        assert refused(say("news", "import", news_file, "--name", name)) == expected
+    news_file.rename("wire.csv")
+    assert "the name of the built-in news" in refused(say("news", "import", "wire.csv"))
+    assert not Path("var").exists()
+    assert say("news", "import", "wire.csv", "--name", "wireless").code == 0
+
+
+def test_the_command_line_knows_the_built_in_names() -> None:
+    assert set(cli.BUILT_IN_MARKETS) == set(builtin.BUILT_IN)
+    assert wire.SET.startswith(f"{cli.BUILT_IN_NEWS}-")
+
+
+def test_the_same_news_file_read_in_another_way_needs_another_name(say: Callable[..., Said], news_file: Path) -> None:
+    assert say("news", "import", news_file, "--name", "toy").code == 0
+    line = refused(say("news", "import", news_file, "--name", "toy", "--delay-minutes", 30))
+    assert line.endswith("the file is in this set already, read in another way; choose another --name")
+    assert say("news", "import", news_file, "--name", "toy30", "--delay-minutes", 30).code == 0
 
 
 @pytest.fixture

@@ -325,8 +325,11 @@ def test_the_market_description_and_the_headlines_share_one_linear_layer() -> No
 
 
 def test_widths_whose_bits_would_depend_on_the_batch_are_refused() -> None:
-    with pytest.raises(ConfigError, match="hidden is too small"):
-        FininConfig(hidden=8)
+    for width in (8, 17, 20):
+        with pytest.raises(ConfigError, match="hidden is no width"):
+            FininConfig(hidden=width)
+    with pytest.raises(ConfigError, match="qkv is no width"):
+        FininConfig(qkv=7)
 
 
 def test_a_device_that_is_not_there_is_refused_by_name() -> None:

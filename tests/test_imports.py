@@ -28,7 +28,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("feeds.price_files", "feeds.yahoo", "feeds.wire_facts", "feeds.wire_words", "feeds.wire_market_words"),
     ("feeds.wire", "feeds.builtin"),
     # models and strategies
-    ("models.keytable", "models.checkpoint", "models.embeddings", "models.text", "models.sentiment"),
+    (
+        "models.keytable",
+        "models.processes",
+        "models.checkpoint",
+        "models.embeddings",
+        "models.text",
+        "models.sentiment",
+    ),
     ("models.fitting", "models.finin", "models.baselines"),
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
     ("strategies.vol_target",),

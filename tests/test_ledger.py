@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 import math
+import multiprocessing
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 import signal as signals
 import sqlite3
 import subprocess
 import sys
+from threading import Timer
 import time
 
 import numpy as np
 import pytest
+from sqlite_utils import Database
 
 from trader.clock import Calendar, SimulatedClock
 from trader.errors import NoData, StoreError, TimeError
 from trader.events import Signal
 from trader.ledger import FoldFacts, Ledger, RunFacts, signals_frame
+from trader.ledger_schema import prepare
 from trader.metrics import EvaluationInputs, Metric, evaluate
 from trader.records import FillRecord, OrderRecord, SessionRecord
 
@@ -552,6 +557,52 @@ def test_a_home_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="the ledger cannot be used"):
         Ledger.open(tmp_path / "home" / "ledger.db")
+
+
+def test_a_new_ledger_that_another_process_is_making_is_waited_for(path: Path) -> None:
+    path.parent.mkdir()
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    done = Timer(0.3, other.rollback)
+    done.start()
+    with Ledger.open(path) as ledger:  # SQLite itself would not wait before it switches to the WAL
+        assert ledger.runs() == []
+    done.join()
+    other.close()
+
+
+def test_a_ledger_that_another_process_made_in_this_very_moment_is_ours(path: Path) -> None:
+    made: list[str] = []
+
+    def make(sql: str) -> None:
+        if "sqlite_master" in sql and not made:
+            made.append(sql)
+            Ledger.open(path).close()
+
+    path.parent.mkdir()
+    db = Database(sqlite3.connect(path))
+    db.conn.set_trace_callback(make)
+    prepare(db, path)
+    assert made
+    db.close()
+
+
+def open_new_ones(folder: Path, together: Barrier, count: int) -> None:
+    for number in range(count):
+        together.wait(60)
+        Ledger.open(folder / f"{number}.db").close()
+
+
+def test_processes_that_make_one_ledger_at_once_all_get_it(tmp_path: Path) -> None:
+    context, count = multiprocessing.get_context("spawn"), 20
+    together = context.Barrier(4)
+    openers = [context.Process(target=open_new_ones, args=(tmp_path, together, count)) for _ in range(4)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join(120)
+    assert [opener.exitcode for opener in openers] == [0] * 4
+    assert len(list(tmp_path.glob("*.db"))) == count
 
 
 # What the file promises

@@ -252,7 +252,7 @@ def test_an_account_equal_to_always_buy_has_an_excess_of_exactly_nothing() -> No
     report = evaluate(replace(run, equity=run.always_buy_equity), seed=0, resamples=100)
     for name in ("excess_sharpe", "excess_return"):
         assert report.get(name, "excess") == Metric(name, 0.0, 0.0, 0.0, "excess")
-    assert report.verdict.startswith("Cannot be told from Always Buy")
+    assert report.verdict == "The same as Always Buy on every day."
 
 
 def test_days_are_never_drawn_across_windows() -> None:

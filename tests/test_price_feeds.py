@@ -138,7 +138,7 @@ def test_each_market_has_one_static_sentence() -> None:
     assert "XYZ" in builtin.market_text("XYZ")
 
 
-@pytest.mark.skipif("TRADER_TEST_DATA" not in os.environ, reason="needs the real prices of TRADER_TEST_DATA")
+@pytest.mark.skipif(not os.environ.get("TRADER_TEST_DATA"), reason="needs the real prices of TRADER_TEST_DATA")
 @pytest.mark.parametrize("name", ["GSPC", "NDX", "SPY", "QQQ"])
 def test_every_row_of_the_real_price_files_is_a_bar(name: str) -> None:
     path = Path(os.environ["TRADER_TEST_DATA"]) / "prices" / f"{name}.csv"

@@ -117,3 +117,13 @@ def test_nothing_in_a_model_is_a_pickle(registry: Registry) -> None:
     json.loads((folder / MANIFEST).read_text())
     length = int.from_bytes((folder / WEIGHTS).read_bytes()[:8], "little")
     assert set(json.loads((folder / WEIGHTS).read_bytes()[8 : 8 + length])) == {"slope", "bias"}
+
+
+def test_what_killed_writers_left_is_removed_after_a_day(registry: Registry) -> None:
+    for name, hours in ((".part-old", 30), (".part-new", 1), ("toy-0", 30)):
+        (registry.folder / name).mkdir()
+        (registry.folder / name / WEIGHTS).write_text("half")
+        made = (registry.folder / name).stat().st_mtime - hours * 3600
+        os.utime(registry.folder / name, (made, made))
+    registry.save("toy-2", NUMBERS, {})
+    assert sorted(os.listdir(registry.folder)) == [".part-new", "toy-0", "toy-1", "toy-2"]

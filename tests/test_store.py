@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from trader.clock import SimulatedClock
-from trader.errors import BadBar, BadFile, BadNews, NoData, StoreError, TimeError
+from trader.errors import BadBar, BadFile, BadNews, ConfigError, NoData, StoreError, TimeError
 from trader.events import Bar, NewsBatch, NewsItem, NewsRows, Rejected
 from trader.store import Added, FileSource, MarketStore, Quarantined, Span
 
@@ -196,6 +196,18 @@ def test_a_revision_known_no_later_than_the_bar_is_refused_with_its_whole_batch(
     assert everything(path) == before
 
 
+def test_a_correction_that_states_no_time_counts_from_when_it_was_noticed(store: MarketStore) -> None:
+    store.add_bars([a_bar(10)], source="a")
+    noticed = CLOSE + timedelta(days=400)
+    corrected = [a_bar(11), a_bar(12, session=DAY + timedelta(days=1), known_at=CLOSE + timedelta(days=1))]
+    assert store.add_bars(corrected, source="b", noticed_at=noticed) == Added(new=1, revised=1)
+    seen = [store.as_of(at).bar("SPX", DAY) for at in (CLOSE, noticed - MICROSECOND, noticed)]
+    assert [(bar.close, bar.known_at) for bar in seen if bar] == [(10, CLOSE), (10, CLOSE), (11, noticed)]
+    assert store.as_of(CLOSE + timedelta(days=1)).bars("SPX", DAY, EVER.date())[-1].close == 12, "new ones as they say"
+    for bar in (a_bar(10), a_bar(11)):  # either file once more
+        assert store.add_bars([bar], source="a", noticed_at=noticed + timedelta(days=1)) == Added(known_already=1)
+
+
 def test_two_different_bars_of_one_session_are_refused_and_a_repeated_one_is_counted(store: MarketStore) -> None:
     with pytest.raises(BadBar, match="SPX 2010-03-01: twice the same session"):
         store.add_bars([a_bar(10.0), a_bar(11.0)], source="test")
@@ -279,6 +291,22 @@ def test_names_and_symbols_tell_counts_and_spans(store: MarketStore) -> None:
     store.add_news("empty", [], source=FILE)
     assert store.symbols() == {"NDX": Span(1, DAY, DAY), "SPX": Span(2, DAY, date(2010, 3, 3))}
     assert store.names() == {"empty": Span(0, None, None), "wire": Span(2, NOON, CLOSE)}
+
+
+def test_one_file_read_in_two_ways_does_not_go_into_one_set(store: MarketStore, path: Path) -> None:
+    later = replace(FILE, options="delay 30", name="copy.csv")
+    store.add_news("wire", [rows(rejected=(Rejected(row=1, reason="no time"),))], source=replace(FILE, options="zone?"))
+    store.add_news("wire", [rows(an_item("a"))], source=FILE)  # the reading before brought nothing
+    before = everything(path)
+    with pytest.raises(ConfigError) as caught:
+        store.add_news("wire", [rows(an_item("a", NOON, NOON + timedelta(minutes=30)))], source=later)
+    expected = "copy.csv in wire: the file is in this set already, read in another way; choose another --name"
+    assert str(caught.value) == expected
+    assert everything(path) == before
+    assert store.add_news("other", [rows(an_item("a"))], source=later) == Added(new=1)
+    live = FileSource(name="live", options="one")
+    assert store.add_news("feed", [rows(an_item("a"))], source=live) == Added(new=1)
+    assert store.add_news("feed", [rows(an_item("b"))], source=replace(live, options="two")) == Added(new=1)
 
 
 def test_a_file_is_known_by_content_and_options_and_a_live_feed_by_name(store: MarketStore, tmp_path: Path) -> None:
@@ -430,6 +458,24 @@ def test_a_second_writer_waits_for_the_first(store: MarketStore, path: Path) -> 
     assert headlines(store) == ["a", "b"]
 
 
+def test_within_a_snapshot_an_import_of_another_program_is_not_seen(store: MarketStore, path: Path) -> None:
+    store.add_news("wire", [rows(an_item("a"))], source=FILE)
+    with MarketStore.open(path) as other:
+        with store.snapshot():
+            other.add_news("wire", [rows(an_item("b"))], source=replace(FILE, sha256="cd" * 32))
+            other.add_bars([a_bar()], source="other")
+            with store.snapshot():
+                assert (headlines(store), store.symbols()) == (["a"], {})
+            assert headlines(store) == ["a"], "the end of an inner one ends nothing"
+            with pytest.raises(StoreError, match="nothing can be written within a snapshot"):
+                store.add_bars([a_bar()], source="own")
+        assert (headlines(store), list(store.symbols())) == (["a", "b"], ["SPX"])
+        with pytest.raises(KeyboardInterrupt), store.snapshot():
+            raise KeyboardInterrupt
+        store.add_bars([a_bar(symbol="NDX")], source="own")
+        assert list(other.symbols()) == ["NDX", "SPX"]
+
+
 def test_two_writers_of_many_small_transactions_lose_nothing(path: Path) -> None:
     def write(symbol: str) -> None:
         with MarketStore.open(path, wait_seconds=20) as own:
@@ -572,7 +618,7 @@ def test_news_equals_a_list_searched_by_hand(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("TRADER_TEST_DATA" not in os.environ, reason="TRADER_TEST_DATA is not set: no Reuters headlines")
+@pytest.mark.skipif(not os.environ.get("TRADER_TEST_DATA"), reason="TRADER_TEST_DATA is not set: no Reuters headlines")
 def test_a_year_of_reuters_is_stored_whole(store: MarketStore) -> None:
     import pandas as pd
 

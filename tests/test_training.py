@@ -7,13 +7,18 @@ from dataclasses import replace
 from functools import partial
 import os
 from pathlib import Path
+import signal
+import subprocess
+import sys
 from typing import Any
+import weakref
 
 import numpy as np
 from numpy.typing import NDArray
 import pytest
 
 from models.base import Days, FitReport
+from models.processes import pool
 from tests import builders
 from tests.builders import CALENDAR, TinyModel
 from trader.errors import ModelError, OrderError
@@ -23,6 +28,7 @@ from trader.training import ModelSpec, Trainer, fold_seed
 from trader.walkforward import Fold
 from trader.window import Window
 
+ROOT = Path(__file__).parents[1]
 DAYS = builders.sessions(60)
 FOLD = Fold(trained_at=0, train=range(22, 42), validation=range(45, 50), use=range(53, 55))
 FOLDS = [replace(FOLD, train=range(22, stop), validation=range(stop + 3, stop + 8)) for stop in range(32, 48, 4)]
@@ -218,3 +224,84 @@ def test_the_manifest_says_from_what_the_model_was_made(tmp_path: Path) -> None:
         "last_seen": str(DAYS[50]),
     }
     assert {"model", "settings", "seed", "code", "versions", "report", "weights_sha256"} <= manifest.keys()
+
+
+class WatchedWindow(Window):
+    """Counts how many of the days that it handed out are held by somebody at once, at most."""
+
+    def __init__(self, window: Window) -> None:
+        vars(self).update(vars(window))
+        self._references: list[weakref.ref[NDArray[np.float32]]] = []
+        self.most = 0
+
+    def learnable(self, first: int, stop: int) -> Days:
+        days = super().learnable(first, stop)
+        alive = [reference for reference in self._references if reference() is not None]
+        self._references = [*alive, weakref.ref(days.market)]
+        self.most = max(self.most, len(self._references))
+        return days
+
+
+@pytest.mark.parametrize(("workers", "most"), [(1, 2), (2, 5)])
+def test_only_the_jobs_in_flight_hold_a_copy_of_their_days(tmp_path: Path, workers: int, most: int) -> None:
+    window = WatchedWindow(a_window())
+    folds = [replace(FOLD, train=range(22, stop), validation=range(stop + 3, stop + 8)) for stop in range(32, 48)]
+    a_trainer(tmp_path, window, workers=workers).train(folds)
+    assert 0 < window.most <= most
+
+
+# Worker processes
+
+PARENT = """
+import multiprocessing, time
+from models.processes import pool
+with pool(2) as processes:
+    for job in [processes.submit(time.sleep, 0.2) for _ in range(2)]:
+        job.result()
+    jobs = [processes.submit(time.sleep, 600) for _ in range({jobs})]
+    time.sleep(0.3)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("jobs", [1, 5], ids=["one worker idle", "jobs waiting"])
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [(signal.SIGKILL, False), (signal.SIGINT, False), (signal.SIGINT, True)],
+    ids=["kill -9", "interrupt", "Ctrl-C in a terminal"],
+)
+def test_workers_end_with_their_parent(number: signal.Signals, group: bool, jobs: int) -> None:
+    argv = [sys.executable, "-c", PARENT.format(jobs=jobs)]
+    parent = subprocess.Popen(
+        argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert parent.stdout is not None
+    workers = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(workers) == 2
+    try:
+        (os.killpg if group else os.kill)(parent.pid, number)
+        _, said = parent.communicate(timeout=10)  # to the end of the pipe, which the workers hold too
+    except subprocess.TimeoutExpired:
+        os.killpg(parent.pid, signal.SIGKILL)
+        raise
+    assert parent.returncode == -number
+    assert said.count("Traceback") == (number == signal.SIGINT), "the parent's own and no worker's"
+
+
+def test_an_error_beside_large_results_ends_the_pool(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), pool(2) as processes:
+        jobs = [processes.submit(bytes, 20_000_000) for _ in range(6)]
+        jobs[0].result()
+        raise ZeroDivisionError
+
+
+def test_workers_compute_with_one_thread_and_the_parents_own_environment_stays(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    with pool(1) as processes:
+        assert processes.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
+        assert processes.submit(os.getenv, "OMP_WAIT_POLICY").result() == "PASSIVE"
+    assert (os.environ["OMP_NUM_THREADS"], os.getenv("OMP_WAIT_POLICY")) == ("7", None)

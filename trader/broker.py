@@ -70,7 +70,7 @@ def trade(
     _check_market(bars, signals)
     from trader.cerebro import AccountBroker, Recorder, market_rows, new_cerebro, run
 
-    _check_params(strategy, params or {})
+    check_parameters(strategy, params or {})
     cerebro = new_cerebro(market_rows(bars, signals), strategy, params or {})
     broker = cerebro.broker = AccountBroker(
         costs=costs,
@@ -183,7 +183,9 @@ def load_class(spec: str, base: type) -> type[Any]:
         raise ConfigError(
             f"the module {module_name} has no {name}", where=spec, do=f"did you mean {near[0]}?" if near else None
         )
-    if not (isinstance(found, type) and issubclass(found, base)):
+    if not isinstance(found, type):
+        raise ConfigError(f"{name} is not a class", where=spec, got=repr(found))
+    if not issubclass(found, base):
         raise ConfigError(f"{name} is not a {base.__module__}.{base.__qualname__}", where=spec, got=repr(found))
     return found
 
@@ -199,7 +201,8 @@ def _check_words(execution: str, stale_open: str, max_exposure: float) -> None:
         raise ConfigError("max_exposure must be a positive number", got=max_exposure)
 
 
-def _check_params(strategy: type[Any], params: Mapping[str, object]) -> None:
+def check_parameters(strategy: type[Any], params: Mapping[str, object]) -> None:
+    """Raise ConfigError for a parameter that the strategy does not have, naming the nearest."""
     known = list(strategy.params._getkeys())
     for key in params:
         if key not in known:

@@ -6,7 +6,11 @@ Heavy packages (torch, transformers, pandas) are imported by the commands that n
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date, timedelta
+from itertools import pairwise
+import math
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NoReturn
@@ -17,12 +21,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from trader.config import Config
-    from trader.events import Bar
+    from trader.events import Bar, NewsRows
     from trader.ledger import Ledger
     from trader.store import MarketStore
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+BUILT_IN_MARKETS, BUILT_IN_NEWS = ("sp500", "nasdaq"), "wire"  # those of trader.parts, which is slow to import
+JUMP, MOST_JUMPS = 0.35, 5  # |log(close / close before)| that is worth a line; lines of it
+FEW_ROWS, MOST_AT_ONE_TIME = 100, 0.9  # a share of as many headlines at one time of day is worth a line
+DAY_S = 24 * 3600
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -193,6 +201,7 @@ def _backtest(options: argparse.Namespace) -> None:
 def _prices_import(options: argparse.Namespace) -> None:
     from feeds.price_files import read_prices
 
+    _refuse_built_in(options.symbol)
     _store_bars(options, read_prices(options.file, symbol=options.symbol), options.symbol, str(options.file))
 
 
@@ -201,21 +210,47 @@ def _prices_download(options: argparse.Namespace) -> None:
     from trader.clock import WallClock
     from trader.config import day_of
 
+    _refuse_built_in(options.ticker)
     first, last = day_of(options.first, end=False), day_of(options.last, end=True)
     _store_bars(options, fetch_bars(options.ticker, first, last, now=WallClock().now()), options.ticker, "Yahoo")
 
 
+def _refuse_built_in(symbol: str) -> None:
+    if symbol in BUILT_IN_MARKETS:
+        raise ConfigError("the name of a built-in market", got=symbol, do="choose another name for yours")
+
+
 def _store_bars(options: argparse.Namespace, bars: Sequence[Bar], symbol: str, source: str) -> None:
+    from trader.clock import WallClock
     from trader.outcome import Home
     from trader.store import MarketStore
 
     _, home = _settings(options)
+    if not bars:
+        raise NoData("no session of these days has closed yet", where=symbol, do="name earlier days")
     with MarketStore.open(Home(home).store) as store:
-        added = store.add_bars(bars, source=source)
+        added = store.add_bars(bars, source=source, noticed_at=WallClock().now())
+        jumps = _jumps(store, symbol, bars)
     print(f"{symbol}: {added.new:,} new bars, {added.known_already:,} known already, {added.revised:,} revised")
     if added.revised:
-        print("A revision counts from now on; a backtest sees each bar as it was first known.")
+        print("A revision counts from now on; a backtest goes on with each bar as it was first known.")
+        print("Where the whole series was adjusted anew (dividends, a split), import it under another --symbol.")
+    for day, before, close in jumps[:MOST_JUMPS]:
+        print(f"Warning: {symbol} {day}: the close went from {before:g} to {close:g}: a split, or a damaged row?")
     print(f"{bars[0].session} to {bars[-1].session}. Next: python -m trader backtest --market {symbol} --from … --to …")
+
+
+def _jumps(store: MarketStore, symbol: str, bars: Sequence[Bar]) -> list[tuple[date, float, float]]:
+    """Return (session, close before, close) where a backtest would see a move that hardly any market makes."""
+    from trader.clock import Calendar, WallClock
+
+    near, now, calendar = timedelta(days=15), store.as_of(WallClock().now()), Calendar()
+    series = [
+        store.as_of(calendar.cutoff(bar.session)).bar(symbol, bar.session) or bar  # as it was first known
+        for bar in now.bars(symbol, bars[0].session - near, bars[-1].session + near)
+    ]
+    pairs = [(bar.session, before.close, bar.close) for before, bar in pairwise(series)]
+    return [pair for pair in pairs if abs(math.log(pair[2] / pair[1])) > JUMP]
 
 
 def _prices_list(options: argparse.Namespace) -> None:
@@ -224,7 +259,7 @@ def _prices_list(options: argparse.Namespace) -> None:
     with _opened_store(options) as store:
         rows = [(name, f"{span.count:,}", span.first, span.last) for name, span in store.symbols().items()]
     _print_table(plain_table(("market", "sessions", "first", "last"), rows, right=(1,)))
-    print("Built in: sp500, nasdaq (stored at their first use).")
+    print(f"Built in: {', '.join(BUILT_IN_MARKETS)} (stored at their first use).")
 
 
 def _news_import(options: argparse.Namespace) -> None:
@@ -234,6 +269,8 @@ def _news_import(options: argparse.Namespace) -> None:
 
     _, home = _settings(options)
     name = options.name or options.files[0].name.split(".")[0]
+    if name == BUILT_IN_NEWS or name.startswith(f"{BUILT_IN_NEWS}-"):  # its versions are sets wire-1, wire-2 …
+        raise ConfigError("the name of the built-in news", got=name, do="choose another --name")
     how = {
         "preset": options.preset,
         "columns": _columns(options.columns),
@@ -246,11 +283,14 @@ def _news_import(options: argparse.Namespace) -> None:
             if store.has_file(name, source):
                 print(f"{file}: imported before, nothing to add")
                 continue
-            added = store.add_news(name, read_news(file, **how), source=source)
+            seconds: Counter[int] = Counter()
+            added = store.add_news(name, _counted(read_news(file, **how), seconds), source=source)
             print(
                 f"{file}: {added.new:,} new headlines, {added.known_already:,} known already, "
                 f"{added.duplicates:,} repeated, {added.rejected:,} rejected"
             )
+            if added.new:
+                _warn_of_one_time_of_day(file, seconds)
         counts = store.quarantine_counts(name)
         for reason, count in sorted(counts.items(), key=lambda pair: -pair[1])[:10]:
             print(f"  quarantine: {count:,} × {reason}")
@@ -266,6 +306,36 @@ def _news_import(options: argparse.Namespace) -> None:
         )
     print(f"{name}: {span.count:,} headlines, {span.first:%Y-%m-%d} to {span.last:%Y-%m-%d}.")
     print(f"Next: python -m trader backtest --news {name} --from … --to …")
+
+
+def _counted(pieces: Iterable[NewsRows], seconds: Counter[int]) -> Iterator[NewsRows]:
+    """Pass the pieces on, counting their headlines by the second of the day, UTC, from which each counts."""
+    import numpy as np
+
+    for piece in pieces:
+        found, counts = np.unique(piece.news.published_at // 1_000_000 % DAY_S, return_counts=True)
+        seconds.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+        yield piece
+
+
+def _warn_of_one_time_of_day(file: Path, seconds: Counter[int]) -> None:
+    """Print a line where nearly all headlines state one time: dates that somebody turned into instants.
+
+    Days and minutes count from their last second, :59, and are safe. Midnight in a zone is two times in UTC, an hour
+    apart in summer and winter.
+    """
+    rows = seconds.total()
+    stated = [second for second in seconds if second % 60 != 59]
+    shares = {second: (seconds[second] + seconds[(second + 3600) % DAY_S]) / max(rows, 1) for second in stated}
+    if rows < FEW_ROWS or max(shares.values(), default=0.0) <= MOST_AT_ONE_TIME:
+        return
+    at = max(shares, key=lambda second: (shares[second], seconds[second]))
+    print(
+        f"Warning: {shares[at]:.0%} of the headlines of {file} state the time {at // 3600:02}:{at // 60 % 60:02}:"
+        f"{at % 60:02} UTC or one hour later. They look like bare dates that were turned into times: each headline "
+        "would be known before its day began, and a backtest would trade on the future. Unless they did come out "
+        "then, import the file under another --name with --delay-minutes 1440."
+    )
 
 
 def _columns(text: str | None) -> dict[str, str] | None:
@@ -287,7 +357,7 @@ def _news_list(options: argparse.Namespace) -> None:
             for name, span in store.names().items()
         ]
     _print_table(plain_table(("news", "headlines", "known from", "to"), rows, right=(1,)))
-    print("Built in: wire (stored at its first use).")
+    print(f"Built in: {BUILT_IN_NEWS} (stored at its first use).")
 
 
 def _news_quarantine(options: argparse.Namespace) -> None:

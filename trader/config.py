@@ -220,7 +220,7 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if not isinstance(hint, type) or not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ConfigError(
-            "a value of the wrong type", where=where, got=value, expected=getattr(hint, "__name__", str(hint))
+            "a value of the wrong type", where=where, got=repr(value), expected=getattr(hint, "__name__", str(hint))
         )
     return value
 
@@ -245,7 +245,18 @@ _AT_LEAST: dict[tuple[str, str], float] = {
 }
 
 
+# From a 16:00 close the next open is 1,050 minutes away; a decision must come before it.
+MOST_DECIDE_MINUTES = 1_020
+
+
 def _check_ranges(config: Config, where: str) -> None:
+    minutes = config.inputs.decide_minutes
+    if minutes > MOST_DECIDE_MINUTES:
+        expected = f"at most {MOST_DECIDE_MINUTES}: the decision comes before the next open"
+        raise ConfigError("too late", where=f"{where} [inputs] decide_minutes", got=minutes, expected=expected)
+    if minutes and config.run.execution == "close":
+        expected = '0 with execution = "close", which trades at the close itself'
+        raise ConfigError("too late", where=f"{where} [inputs] decide_minutes", got=minutes, expected=expected)
     for (section, key), least in _AT_LEAST.items():
         value = getattr(getattr(config, section), key)
         if not value >= least:

@@ -12,12 +12,13 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+import traceback
 from typing import Any
 
 from trader import broker, forecaster, metrics
 from trader.clock import Calendar
 from trader.config import Config, as_mapping
-from trader.errors import StoreError
+from trader.errors import ConfigError, StoreError, TraderError
 from trader.events import BarClosed, DecisionDue, NewsArrived, Signal
 from trader.ledger import Ledger
 from trader.outcome import Forecasts, Home, Outcome, notes
@@ -34,7 +35,7 @@ from trader.parts import (
     workers_of,
 )
 from trader.progress import Stages, Watch, silent
-from trader.recording import SessionWriter, fold_facts, next_returns, run_facts
+from trader.recording import SessionWriter, fold_facts, run_facts
 from trader.records import Costs
 from trader.registry import Registry
 from trader.scheduler import Scheduler
@@ -64,6 +65,7 @@ def backtest(
     home, stages, run = Home(home_folder), Stages(watch), config.run
     calendar = Calendar(config.inputs.decide_minutes)
     strategy = strategy_of(config)
+    home.make()
     readers = readers or readers_of(config, home)
     spec = model_spec(config, run.model, readers.texts_id)
     rivals = rivals_of(config, readers.texts_id)
@@ -78,20 +80,21 @@ def backtest(
     with MarketStore.open(home.store) as store:
         with stages("data"):
             news = stock(store, run.market, run.news)
+        with store.snapshot():  # an import in the middle of a run must not mix two sets of data
             span = find_span(store, calendar, config, news, first, last)
-        scheduler = Scheduler(store, calendar, symbol=run.market, news=news, spec=config.walkforward)
-        if daily:
-            made = _forecast_daily(config, home, scheduler, span, window, spec, stages)
-        else:
-            missing = _read(scheduler, span, window, stages)
-            made = _forecast_batched(config, home, span, window, missing, spec, stages)
-    beside = [
-        _forecast_batched(
-            config, home, span, facts_window(window) if other.name == FACTS else window, [], other, stages
-        )
-        for other in rivals
-    ]
-    return _trade(config, home, window, made, beside, strategy, span, stages)
+            scheduler = Scheduler(store, calendar, symbol=run.market, news=news, spec=config.walkforward)
+            if daily:
+                made = _forecast_daily(config, home, scheduler, span, window, spec, stages)
+            else:
+                missing = _read(scheduler, span, window, stages)
+    if not daily:
+        made = _forecast_batched(config, home, span, window, missing, spec, stages)
+    beside = []
+    for rival in rivals:
+        reads = facts_window(window) if rival.name == FACTS else window
+        if reads is not None:
+            beside.append(_forecast_batched(config, home, span, reads, [], rival, stages))
+    return _trade(config, home, window, made, beside, strategy, span, last, stages)
 
 
 def _read(scheduler: Scheduler, span: Span, window: Window, stages: Stages) -> list[DecisionDue]:
@@ -142,6 +145,7 @@ def _forecast_batched(
             trained,
             symbol=symbol,
             lookback=spec.lookback,
+            check_all=":" in spec.name,
             progress=lambda done, total: step(done, total, str(window.sessions[first + done - 1])),
         )
     whole = forecaster.with_abstentions(signals, missing, trained, window.calendar, symbol)
@@ -193,6 +197,7 @@ def _trade(
     beside: Sequence[Forecasts],
     strategy: tuple[type[Any], Mapping[str, Any]],
     span: Span,
+    last: date,
     stages: Stages,
 ) -> Outcome:
     """Run the broker over the signals, write each session into the ledger, and measure the whole."""
@@ -215,23 +220,26 @@ def _trade(
                 stages.seconds["broker"] = -writer.seconds
             writer.finish()
             stages.seconds["ledger"] = writer.seconds
-            bare = broker.bare_seconds(bars, tradable, strategy[0], strategy[1], costs)
+            # A user's strategy is not run a second time: it may write files or talk to somebody.
+            own = ":" in config.run.strategy
+            bare = None if own else broker.bare_seconds(bars, tradable, strategy[0], strategy[1], costs)
             with stages("evaluate"):
-                report = metrics.evaluate(
-                    writer.evaluation(window, costs, config.evaluation.risk_free),
-                    seed=config.run.seed,
-                    resamples=config.evaluation.resamples,
-                )
+                inputs = writer.evaluation(window, costs, config.evaluation.risk_free)
+                drawn = {"seed": config.run.seed, "resamples": config.evaluation.resamples}
+                report = metrics.evaluate(inputs, **drawn)
                 ledger.write_metrics(run, report.metrics)
+                rivals = {other.model: _figures_of(other, made, inputs, drawn) for other in beside}
             ledger_hash = ledger.ledger_hash(run)
         except KeyboardInterrupt:
             writer.flush()
             ledger.finish_run(run, "stopped")
             raise
-        except Exception:
+        except Exception as error:
             with suppress(StoreError):  # the ledger itself may be what failed
                 writer.flush()
                 ledger.finish_run(run, "failed")
+            if ":" in config.run.strategy and not isinstance(error, TraderError):
+                raise _in_your_strategy(config.run.strategy, error) from error
             raise
         ledger.finish_run(run, "finished", ledger_hash)
     return Outcome(
@@ -240,15 +248,26 @@ def _trade(
         home=home,
         forecasts=made,
         report=report,
-        rivals={other.model: _signal_figures(window, other, config) for other in beside},
+        rivals=rivals,
         trading=trading,
         bare_seconds=bare,
         stages=dict(stages.seconds),
         ledger_hash=ledger_hash,
-        notes=notes(config, window, made, trading, span),
+        notes=notes(config, window, made, trading, span, last),
     )
 
 
-def _signal_figures(window: Window, made: Forecasts, config: Config) -> dict[str, float | None]:
-    side = [signal.side for signal in made.signals]
-    return metrics.signal_metrics(side, next_returns(window, made.signals), risk_free=config.evaluation.risk_free)
+def _figures_of(
+    rival: Forecasts, made: Forecasts, inputs: metrics.EvaluationInputs, drawn: Mapping[str, int]
+) -> list[metrics.Metric]:
+    """Return the figures of a rival's signals on the model's own sessions, with their intervals."""
+    side = {signal.session: signal.side for signal in rival.signals}
+    beside = replace(inputs, side=[side.get(signal.session, 0) for signal in made.signals])
+    return [metric for metric in metrics.evaluate(beside, **drawn).metrics if metric.of == "signals"]
+
+
+def _in_your_strategy(name: str, error: Exception) -> ConfigError:
+    """Return what a fault in a user's strategy is told as: one line, with its place."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else name
+    return ConfigError(f"the strategy {name} failed", where=place, got=f"{type(error).__name__}: {error}")

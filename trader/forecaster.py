@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -23,6 +24,7 @@ from trader.walkforward import fold_at
 from trader.window import Window
 
 TOP_HEADLINES = 10
+SAME = 1e-6  # a probability; our own models agree to the last bit, a user's may round by the batch
 
 
 def batched(
@@ -32,17 +34,20 @@ def batched(
     *,
     symbol: str,
     lookback: int,
+    check_all: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Signal]:
     """Return the signals of all decisions of the folds, oldest first; one model is loaded at a time.
 
+    check_all: make every decision a second time from its own lookback days alone, not only two of each fold; for
+        models that are not ours. Raises ModelError where one differs: it read days that it could not know.
     progress: called with (decisions done, all decisions).
     """
     signals: list[Signal] = []
     total = sum(len(trained.fold.use) for trained in folds)
     for trained in folds:
         model = trainer.model(trained)
-        signals += _forecast(window, model, trained.model_id, trained.fold.use, symbol, lookback)
+        signals += _forecast(window, model, trained.model_id, trained.fold.use, symbol, lookback, check_all)
         if progress:
             progress(len(signals), total)
     return signals
@@ -119,11 +124,26 @@ def with_abstentions(
     return sorted([*signals, *added], key=lambda signal: signal.session)
 
 
-def _forecast(window: Window, model: Model, model_id: str, use: range, symbol: str, lookback: int) -> list[Signal]:
+def _forecast(
+    window: Window, model: Model, model_id: str, use: range, symbol: str, lookback: int, check_all: bool = False
+) -> list[Signal]:
     first = use.start - lookback + 1
-    prediction = model.predict(window.days(first, use.stop), range(use.start - first, use.stop - first))
+    days = window.days(first, use.stop)
+    days = replace(days, next_return=np.full(len(days), np.nan))  # nobody who forecasts needs an answer
+    at = range(lookback - 1, len(days))
+    prediction = model.predict(days, at)
     if not np.isfinite(prediction.p_up).all():
         raise ModelError("a forecast that is not a number", where=f"{model_id} {window.sessions[use.start]}")
+    checked = range(len(at)) if check_all else {0, len(at) // 2}
+    for row in checked if len(at) > 1 else ():
+        alone = model.predict(days.between(row, row + lookback), [lookback - 1]).p_up[0]
+        if not abs(alone - prediction.p_up[row]) <= SAME:
+            raise ModelError(
+                "the forecast changes when the days after it are cut away",
+                where=f"{model_id} {window.sessions[use.start + row]}",
+                got=f"{prediction.p_up[row]} in its batch and {alone} from its own lookback days",
+                do="let predict read no other days than those, see models/base.py",
+            )
     return [_signal(window, at, row, prediction, model_id, symbol) for row, at in enumerate(use)]
 
 

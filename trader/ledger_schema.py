@@ -15,6 +15,7 @@ from datetime import date
 import math
 from pathlib import Path
 import sqlite3
+import time
 from typing import TYPE_CHECKING
 
 from trader.errors import StoreError, TimeError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 VERSION = 1
+WAL_SECONDS = 10.0  # how long a process that opens a new ledger waits for the others that do
 
 TABLES = """
 CREATE TABLE runs (
@@ -203,7 +205,7 @@ def prepare(db: Database, path: Path | str) -> None:
     """Create the tables in an empty file; raise StoreError if the file holds something else."""
     if _is_ours(db, path):
         return
-    db.enable_wal()
+    _use_wal(db.conn)
     with immediate(db.conn):
         if _is_ours(db, path):  # another process may have made them while this one waited
             return
@@ -214,9 +216,25 @@ def prepare(db: Database, path: Path | str) -> None:
         db.conn.execute(f"PRAGMA user_version = {VERSION}")
 
 
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Let readers go on while a run writes; SQLite does not wait for the lock that this needs, so ask again."""
+    give_up = time.perf_counter() + WAL_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.perf_counter() > give_up:
+                raise
+            time.sleep(0.01)
+
+
 def _is_ours(db: Database, path: Path | str) -> bool:
-    (found,) = db.conn.execute("PRAGMA user_version").fetchone()
-    tables = db.table_names()
+    # One statement, so that no other process makes the tables between the one answer and the other.
+    sql = """SELECT user_version, (SELECT group_concat(name) FROM sqlite_master WHERE type = 'table')
+             FROM pragma_user_version"""
+    ((found, names),) = db.conn.execute(sql).fetchall()
+    tables = names.split(",") if names else []
     if found == VERSION and "runs" in tables:
         return True
     if found or tables:

@@ -119,6 +119,8 @@ def verdict(excess_sharpe: Metric) -> str:
     value, low, high = excess_sharpe.value, excess_sharpe.low, excess_sharpe.high
     if value is None or low is None or high is None:
         return "Cannot be compared with Always Buy: a Sharpe ratio is undefined, its returns do not vary."
+    if value == low == high == 0:
+        return "The same as Always Buy on every day."
     word = "Better than" if low > 0 else "Worse than" if high < 0 else "Cannot be told from"
     figures = f"excess Sharpe {value:.2f}, 95 % interval {low:.2f} to {high:.2f}".replace("-", "−")
     return f"{word} Always Buy: {figures}."

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 
 from trader import metrics
 from trader.config import Config
+from trader.errors import StoreError
 from trader.events import Signal
 from trader.records import TradeSummary
 from trader.spans import Span
@@ -20,6 +22,15 @@ class Home:
     """Where everything lies: one folder that a user can back up, move or delete."""
 
     folder: Path
+
+    def make(self) -> None:
+        """Make the folder; raise StoreError where that cannot be done."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                "the home folder cannot be made", where=self.folder, got=error.strerror, do="choose another --home"
+            ) from error
 
     @property
     def store(self) -> Path:
@@ -55,8 +66,9 @@ class Forecasts:
 class Outcome:
     """A finished run, for the report.
 
-    report: every figure.  rivals: model name → its signal metrics (name → value), on the same sessions.
-    bare_seconds: what backtrader alone took over the same bars.  stages: seconds of each.
+    report: every figure.  rivals: model name → the figures of its signals, on the same sessions.
+    bare_seconds: what backtrader alone took over the same bars; None with a user's own strategy.
+    stages: seconds of each.
     notes: what a reader must know.
     """
 
@@ -65,16 +77,16 @@ class Outcome:
     home: Home
     forecasts: Forecasts
     report: metrics.Report
-    rivals: Mapping[str, Mapping[str, float | None]]
+    rivals: Mapping[str, Sequence[metrics.Metric]]
     trading: TradeSummary
-    bare_seconds: float
+    bare_seconds: float | None
     stages: Mapping[str, float]
     ledger_hash: str
     notes: Sequence[str] = field(default=())
 
 
-def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary, span: Span) -> list[str]:
-    """Return what a reader must know to read the figures rightly, a sentence each."""
+def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary, span: Span, last: date) -> list[str]:
+    """Return what a reader must know to read the figures rightly, a sentence each; ``last`` is the day asked for."""
     run, first = config.run, made.folds[0]
     trained_on = f"{window.sessions[first.fold.train.start]} to {window.sessions[first.fold.validation.stop - 1]}"
     if made.signals[0].session == span.first:
@@ -86,13 +98,17 @@ def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary
         ]
     if run.news == "wire":
         found.append("The wire is written from prices: it tests the chain, and can tell nothing that prices do not.")
+    learned = range(first.fold.train.start, first.fold.validation.stop)
+    silent = sum(not window.headlines[at] for at in learned)
+    if silent:
+        found.append(f"Of the {len(learned)} sessions that the first model learned from, {silent} had no headline.")
     without = sum(signal.news_count == 0 for signal in made.signals)
     if without:
         found.append(f"{without} of {len(made.signals)} sessions had no headline.")
     abstained = sum(signal.p_up is None for signal in made.signals)
     if abstained:
         sessions = "1 session" if abstained == 1 else f"{abstained} sessions"
-        found.append(f"{sessions} had no bar: no decision, the position was kept.")
+        found.append(f"{sessions} had no bar in time: no decision, the position was kept, an order waited.")
     if trading.optimistic:
         found.append("Execution at the very close that was decided on is the papers' convention, and optimistic.")
     elif trading.stale_opens and run.execution == "next_open":
@@ -101,6 +117,13 @@ def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary
             f"On {trading.stale_opens:,} of {trading.sessions:,} sessions the open equals the close before, so it was "
             f"no price; orders then fill {fills}."
         )
+        if run.market == "sp500":
+            found.append(
+                "Until 2013 its other opens lie unusually near the close before, too: --execution next_close is the "
+                "conservative choice (README)."
+            )
+    if span.last < last:
+        found.append(f"The bars end on {span.last}.")
     if run.market in ("sp500", "nasdaq"):
         found.append("A price index: dividends are not in it, and nobody can trade it as such.")
     if trading.cut:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 import hashlib
 from importlib import metadata
+from importlib.util import find_spec
 import inspect
 import os
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from feeds import builtin, wire
 from trader import broker
 from trader.config import Config, build
-from trader.errors import ConfigError
+from trader.errors import ConfigError, ModelError
 from trader.events import NewsRows
 from trader.outcome import Home
 from trader.store import FileSource, MarketStore
@@ -82,6 +83,9 @@ def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
         raise _unknown("model", name, MODELS)
     where, seed, lookback = f"[model.{name}]", config.run.seed, config.run.lookback
     options = {**config.model.get(name, {}), "lookback": lookback}
+    if name == "boosting" and find_spec("xgboost") is None:
+        do = "pip install -c constraints.txt -e '.[boost]'"
+        raise ModelError("gradient boosting needs xgboost, which is not installed", do=do)
     path, settings_path = MODELS.get(name, (name, ""))
     kind = _class(path)
     if settings_path:
@@ -107,11 +111,15 @@ def rivals_of(config: Config, texts_id: str) -> list[ModelSpec]:
     return specs
 
 
-def facts_window(window: Window) -> Window:
-    """Return the window with the wire's facts as numbers, each known at its session's close, instead of its words."""
+def facts_window(window: Window) -> Window | None:
+    """Return the window with the wire's facts as numbers, each known at its session's close, instead of its words.
+
+    None where the wire does not cover all its sessions.
+    """
     table = wire.facts(builtin.series()).fillna(0.0)  # missing in the first year, and where a volume is
     rows = zip((stamp.date() for stamp in table.index), table.to_numpy(dtype=np.float32), strict=True)
-    return window.with_numbers(dict(rows))
+    numbers = dict(rows)
+    return window.with_numbers(numbers) if all(day in numbers for day in window.sessions) else None
 
 
 def _version_of(*packages: str) -> str:
@@ -124,7 +132,11 @@ def _version_of(*packages: str) -> str:
 
 def _source_hash(kind: type[Any]) -> str:
     try:
-        return hashlib.sha256(Path(inspect.getfile(kind)).read_bytes()).hexdigest()[:16]
+        file = Path(inspect.getfile(kind)).resolve()
+        # All of its package, not only its own file: what it imports shapes it too.
+        depth = kind.__module__.count(".")
+        files = sorted(file.parents[depth - 1].rglob("*.py")) if depth else [file]
+        return hashlib.sha256(b"".join(one.read_bytes() for one in files)).hexdigest()[:16]
     except (TypeError, OSError):  # a class that has no file
         return ""
 
@@ -140,7 +152,10 @@ def strategy_of(config: Config) -> tuple[type[Any], Mapping[str, Any]]:
     name = config.run.strategy
     if name not in STRATEGIES and ":" not in name:
         raise _unknown("strategy", name, STRATEGIES)
-    return broker.load_class(STRATEGIES.get(name, name), bt.Strategy), dict(config.strategy.get(name, {}))
+    kind = broker.load_class(STRATEGIES.get(name, name), bt.Strategy)
+    parameters = dict(config.strategy.get(name, {}))
+    broker.check_parameters(kind, parameters)
+    return kind, parameters
 
 
 def _unknown(what: str, name: str, table: Mapping[str, object]) -> ConfigError:
@@ -166,11 +181,14 @@ def readers_of(config: Config, home: Home) -> Readers:
         from models.fitting import require_device  # it loads torch
 
         require_device(config.compute.device)
-    encoder = TextEncoder.open(text.model, dtype=text.dtype, device=config.compute.device, max_tokens=text.max_tokens)
+    memo = home.cache / "checkpoints.json"  # hashes of large weight files
+    encoder = TextEncoder.open(
+        text.model, dtype=text.dtype, device=config.compute.device, max_tokens=text.max_tokens, memo=memo
+    )
     scorer = (
         Vader()
         if config.sentiment.scorer == "vader"
-        else FinBert.open(config.sentiment.finbert, device=config.compute.device)
+        else FinBert.open(config.sentiment.finbert, dtype=text.dtype, device=config.compute.device)
     )
     return Readers(
         texts=EmbeddingCache.open(home.cache, encoder, workers=workers),

@@ -47,11 +47,12 @@ class SessionWriter:
     def flush(self) -> None:
         """Write the sessions that wait, and before each those that had no bar."""
         started = time.perf_counter()
-        waiting, self._waiting = self._waiting, []
-        for record in waiting:
-            while self._signals[self._next].session < record.session:
-                self._write(self._idle(self._signals[self._next]))
-            self._write(record)
+        while self._waiting:  # each leaves only when it is written: a Ctrl-C in between loses none
+            record = self._waiting[0]
+            while self._next < len(self._signals) and self._signals[self._next].session <= record.session:
+                signal = self._signals[self._next]
+                self._write(record if signal.session == record.session else self._idle(signal))
+            del self._waiting[0]
         self.seconds += time.perf_counter() - started
 
     def finish(self) -> None:
@@ -113,7 +114,7 @@ def run_facts(config: Config, window: Window, made: Forecasts, span: Span) -> Ru
         config=json.dumps(as_mapping(config), sort_keys=True, indent=1),
         seed=run.seed,
         code_version=f"{_version()} {code_hash('trader', 'models', 'feeds', 'strategies')}",
-        first_session=made.signals[0].session,
+        first_session=window.sessions[0],
         last_session=made.signals[-1].session,
         data_hash=window.fingerprint(0, len(window)),
         market=run.market,

@@ -7,6 +7,7 @@ one that training again would give. Files are written under a temporary name, fs
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 import hashlib
 import json
 import os
@@ -22,6 +23,8 @@ from models.base import Weights
 from trader.errors import ModelError
 
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
+UNFINISHED = ".part-"
+STALE_S = 24 * 3600  # no model takes as long to write, so its writer was killed
 
 
 class Registry:
@@ -42,8 +45,9 @@ class Registry:
             self.folder.mkdir(parents=True, exist_ok=True)
             blob = save({name: np.array(value, order="C") for name, value in weights.items()})
             facts = {**manifest, "weights_sha256": hashlib.sha256(blob).hexdigest()}
-            temporary = Path(tempfile.mkdtemp(prefix=".part-", dir=self.folder))
+            temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.folder))
             try:
+                self._sweep(temporary)
                 _write(temporary / WEIGHTS, blob)
                 _write(temporary / MANIFEST, json.dumps(facts, indent=1, sort_keys=True).encode())
                 _sync_folder(temporary)
@@ -54,6 +58,14 @@ class Registry:
             raise ModelError(
                 "the model cannot be written", where=self.folder, got=error.strerror, do="free space or choose --home"
             ) from error
+
+    def _sweep(self, newest: Path) -> None:
+        """Remove what killed writers left; the age counts from the folder just made."""
+        made = newest.stat().st_mtime
+        for left in self.folder.glob(f"{UNFINISHED}*"):
+            with suppress(FileNotFoundError):  # its writer, or another sweep, was faster
+                if made - left.stat().st_mtime > STALE_S:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _put(self, temporary: Path, model_id: str) -> None:
         if self.has(model_id):

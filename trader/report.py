@@ -11,9 +11,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from trader.config import as_mapping
 from trader.events import Signal
 
 if TYPE_CHECKING:
+    from trader.metrics import Metric
     from trader.outcome import Outcome
 
 WIDTH = 100
@@ -26,18 +28,22 @@ def as_json(outcome: Outcome) -> str:
     return json.dumps(
         {
             "run": outcome.run,
+            "settings": as_mapping(outcome.config)["run"],
             "sessions": len(signals),
             "first_session": str(signals[0].session),
             "last_session": str(signals[-1].session),
             **outcome.report.to_json(),
-            "rivals": outcome.rivals,
+            "rivals": {
+                name: {one.name: {"value": one.value, "low": one.low, "high": one.high} for one in figures}
+                for name, figures in outcome.rivals.items()
+            },
             "stale_opens": outcome.trading.stale_opens,
             "folds": len(outcome.forecasts.folds),
             "folds_trained": sum(not fold.cached for fold in outcome.forecasts.folds),
             "stages": outcome.stages,
             "bare_backtrader_seconds": outcome.bare_seconds,
             "notes": list(outcome.notes),
-            "ledger": str(outcome.home.ledger),
+            "ledger": str(outcome.home.ledger.resolve()),
             "ledger_hash": outcome.ledger_hash,
         },
         indent=1,
@@ -54,8 +60,9 @@ def figures(outcome: Outcome) -> Table:
         f"{len(signals):,} sessions, {signals[0].session} to {signals[-1].session}; "
         f"{len(outcome.forecasts.folds)} models, lookback {run.lookback}, seed {run.seed}"
     )
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("95 % intervals in brackets", no_wrap=True)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.title_style = "bold"
+    table.add_column("[95 % interval]", no_wrap=True)
     table.add_column(_class_name(run.model), justify="right")
     table.add_column("Always Buy", justify="right")
     for name in outcome.rivals:
@@ -88,7 +95,7 @@ _ACCOUNT = (
     ("max drawdown", "max_drawdown", "net", "percent"),
     ("PnL gross, thousands", "pnl", "gross", "thousands"),
     ("Sharpe, gross", "sharpe", "gross", "ratio"),
-    ("costs paid", "costs", "net", "money"),
+    ("costs paid, thousands", "costs", "net", "thousands"),
     ("turnover a year", "turnover", "net", "times"),
     ("exposure, mean", "exposure", "net", "percent"),
     ("hit rate, sessions held", "hit_rate", "net", "percent"),
@@ -103,7 +110,8 @@ def _signal_rows(table: Table, outcome: Outcome) -> None:
     table.add_row(Text("Signals, close to close", style="italic"))
     for label, name, style in _SIGNALS:
         cells = [_figure(outcome.report, name, of, style) for of in ("signals", "always_buy")]
-        table.add_row(label, *cells, *(_written(rival.get(name), style) for rival in outcome.rivals.values()))
+        beside = (_of_list(rival, name, style) for rival in outcome.rivals.values())
+        table.add_row(label, *cells, *beside)
     table.add_section()
     table.add_row(Text(f"Account, {outcome.config.run.execution}", style="italic"))
 
@@ -113,9 +121,19 @@ def _figure(report: Any, name: str, of: str, style: str) -> str:
         metric = report.get(name, of)
     except KeyError:
         return ""
+    return _bracketed(metric, style)
+
+
+def _of_list(metrics: Sequence[Metric], name: str, style: str) -> str:
+    found = [_bracketed(metric, style) for metric in metrics if metric.name == name]
+    return found[0].replace(" [", "\n[") if found else DASH
+
+
+def _bracketed(metric: Metric, style: str) -> str:
     if metric.low is None or metric.high is None:
         return _written(metric.value, style)
-    return f"{_written(metric.value, style)} [{_written(metric.low, style)}, {_written(metric.high, style)}]"
+    low, high = (_written(bound, style).removesuffix(" %") for bound in (metric.low, metric.high))
+    return f"{_written(metric.value, style)} [{low}, {high}]"
 
 
 def _written(value: float | None, style: str) -> str:
@@ -150,7 +168,7 @@ def closing_lines(outcome: Outcome) -> list[str]:
     lines = [line for part in paragraphs for line in textwrap.wrap(part, WIDTH)]
     return [
         *lines,
-        f"Ledger {outcome.home.ledger}, run {run}, hash {outcome.ledger_hash[:16]}…",
+        f"Ledger {outcome.home.ledger.resolve()}, run {run}, hash {outcome.ledger_hash[:16]}…",
         f"Next: python -m trader trades {run}",
         f"      python -m trader why {run} {last}",
     ]
@@ -158,11 +176,15 @@ def closing_lines(outcome: Outcome) -> list[str]:
 
 def _stage_line(outcome: Outcome) -> str:
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.stages.items())
-    ratio = outcome.stages["broker"] / outcome.bare_seconds if outcome.bare_seconds else 0.0
     trained = sum(not fold.cached for fold in outcome.forecasts.folds)
+    line = (
+        f"Seconds: {spent}. {trained} of {len(outcome.forecasts.folds)} models were trained now, the rest was cached."
+    )
+    if outcome.bare_seconds is None:
+        return line
     return (
-        f"Seconds: {spent}. {trained} of {len(outcome.forecasts.folds)} models were trained now, the rest was cached. "
-        f"Bare backtrader over the same bars took {outcome.bare_seconds:.2f} s, our broker {ratio:.2f} times that."
+        f"{line} Bare backtrader over the same bars took {outcome.bare_seconds:.2f} s, "
+        f"our broker {outcome.stages['broker'] / outcome.bare_seconds:.2f} times that."
     )
 
 
@@ -236,10 +258,14 @@ def why_lines(signal: Signal) -> list[str]:
     side = {1: "long", -1: "short", 0: "no side"}[signal.side]
     lines = [
         f"{signal.session} {signal.symbol}: {side}, P(up) {signal.p_up:.4f}, model {signal.model_id}",
-        f"{signal.news_count:,} headlines, as spread as {signal.effective_news:.1f} equal ones.",
     ]
     if not signal.top:
-        return [*lines, "This model weighs no headlines." if signal.news_count else "No headline that session."]
+        read = f"{signal.news_count:,} headlines; this model does not weigh them."
+        return [*lines, read if signal.news_count else "No headline that session."]
+    lines.append(
+        f"{signal.news_count:,} headlines; the attention is spread as over {signal.effective_news:.1f} equal ones. "
+        f"The {len(signal.top)} of largest weight:"
+    )
     lines.append("weight  × mean  headline")
     for headline, weight in signal.top:
         first, *others = textwrap.wrap(headline, WIDTH - 16) or [""]

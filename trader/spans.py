@@ -40,7 +40,8 @@ def find_span(store: MarketStore, calendar: Calendar, config: Config, news: str,
         raise NoData("no such news", got=news, expected=f"one of {known}", do=do)
     held = symbols[symbol]
     assert held.first is not None and held.last is not None, "a symbol is listed for the bars it has"
-    if last < held.first or first > held.last or (last > held.last and last.year > held.last.year):
+    outside = first.year < held.first.year or last.year > held.last.year
+    if outside or last < held.first or first > held.last:
         raise NoData(
             f"no bars of {symbol} for some of these days",
             got=f"--from {first} --to {last}",

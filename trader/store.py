@@ -7,7 +7,8 @@ later ``known_at``, so that what a past decision saw can be seen again. Each cal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from trader.clock import Clock, WallClock
-from trader.errors import NoData
+from trader.errors import ConfigError, NoData, StoreError
 from trader.events import Bar, NewsBatch, NewsRows, from_us, to_us
 from trader.store_intake import Added, FileSource, NewsImport, add_bar, next_id, one_a_session, record_import
 from trader.store_schema import connect, transaction, translated
@@ -82,17 +83,37 @@ class MarketStore:
         to_us(instant)
         return View(self, instant)
 
-    def add_bars(self, bars: Sequence[Bar], *, source: str) -> Added:
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything read inside be of one state of the file, whatever another program imports meanwhile.
+
+        One inside another changes nothing. Nothing can be written through this store until it ends: StoreError.
+        """
+        if self._db.in_transaction:
+            yield
+            return
+        with translated(self._path):
+            self._db.execute("BEGIN")
+        try:
+            self._rows("SELECT 1 FROM news_sets LIMIT 1")  # SQLite takes its snapshot at the first read
+            yield
+        finally:
+            with translated(self._path):
+                self._db.execute("ROLLBACK")
+
+    def add_bars(self, bars: Sequence[Bar], *, source: str, noticed_at: datetime | None = None) -> Added:
         """Store bars in one transaction, all or none; the same values again are not stored twice.
 
         Other values for a session that is there already are a revision: a new row beside the old one.
+        noticed_at: from when a revision counts that says itself not to be known later than the bar it revises, as
+        in a file that states sessions alone; by default there is no such time and it is refused.
         Raises BadBar where two different bars of one session are given or a revision is not known later than
         the bar it revises, StoreError where the database cannot be written.
         """
-        unique = one_a_session(bars)
-        with transaction(self._db, self._path) as db:
+        unique, noticed = one_a_session(bars), None if noticed_at is None else to_us(noticed_at)
+        with self._writing() as db:
             number = next_id(db, "imports")
-            fates = [add_bar(db, bar, number) for bar in unique.values()]
+            fates = [add_bar(db, bar, number, noticed) for bar in unique.values()]
             added = Added(
                 new=fates.count("new"),
                 known_already=fates.count("known already"),
@@ -109,10 +130,12 @@ class MarketStore:
         A row is identified by (set, published_at, item id, headline, symbols). One that an earlier import stored
         is known_already; one repeated within this source goes to quarantine, as do the rows the feed refused.
         A second import of the same source adds nothing. If ``pieces`` raises, nothing of it is stored.
-        Raises StoreError where the database cannot be written, and whatever ``pieces`` raises.
+        Raises ConfigError where the set holds headlines of the same content read with other options, since those
+        would stay as they are, StoreError where the database cannot be written, and whatever ``pieces`` raises.
         """
-        with transaction(self._db, self._path) as db:
+        with self._writing() as db:
             db.execute("INSERT INTO news_sets (name) VALUES (?) ON CONFLICT DO NOTHING", (name,))
+            self._refuse_another_reading(name, source)
             running = NewsImport(db, self._set_id(name), source)
             for piece in pieces:
                 running.add(piece)
@@ -126,6 +149,26 @@ class MarketStore:
             (name, source.options, source.sha256, source.name),
         )
         return bool(found)
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        if self._db.in_transaction:
+            raise StoreError("nothing can be written within a snapshot", where=self._path)
+        with transaction(self._db, self._path) as db:
+            yield db
+
+    def _refuse_another_reading(self, name: str, source: FileSource) -> None:
+        found = self._rows(
+            "SELECT 1 FROM imports WHERE news_set = ? AND sha256 = ? AND sha256 <> '' AND options <> ? "
+            "AND new + known_already > 0 LIMIT 1",
+            (self._set_id(name), source.sha256, source.options),
+        )
+        if found:
+            raise ConfigError(
+                "the file is in this set already, read in another way",
+                where=f"{source.name} in {name}",
+                do="choose another --name",
+            )
 
     def quarantine(self, name: str, limit: int = 100) -> list[Quarantined]:
         """Return the first rows of a set's quarantine, in order of import and row; raise NoData for an unknown set."""

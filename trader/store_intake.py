@@ -195,8 +195,8 @@ def one_a_session(bars: Sequence[Bar]) -> dict[tuple[str, date], Bar]:
     return unique
 
 
-def add_bar(db: sqlite3.Connection, bar: Bar, number: int) -> str:
-    """Store one bar; return "new", "revised" or "known already"."""
+def add_bar(db: sqlite3.Connection, bar: Bar, number: int, noticed: int | None) -> str:
+    """Store one bar; return "new", "revised" or "known already"; noticed: see ``MarketStore.add_bars``, in µs."""
     prices = tuple(float(v) for v in (bar.open, bar.high, bar.low, bar.close, bar.adj_close, bar.volume))
     known_at, session = to_us(bar.known_at), bar.session.isoformat()
     versions = db.execute(
@@ -204,6 +204,8 @@ def add_bar(db: sqlite3.Connection, bar: Bar, number: int) -> str:
     ).fetchall()
     if (versions and versions[0][3:] == prices) or (known_at, *prices) in [row[2:] for row in versions]:
         return "known already"
+    if versions and known_at <= versions[0][2] and noticed is not None:
+        known_at = noticed
     if versions and known_at <= versions[0][2]:
         raise BadBar(
             "other values for a stored bar, but not known later than it", where=f"{bar.symbol} {bar.session}",

@@ -6,25 +6,27 @@ array), so a model already in the registry is not trained again, and one whose d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 import hashlib
 from importlib import metadata
 import json
-import multiprocessing
-import os
 from pathlib import Path
 import time
 from typing import Any
 
 from models.base import Days, FitReport, Model, ModelFactory
+from models.processes import pool
 from trader.errors import ModelError, TraderError
 from trader.registry import Registry
 from trader.walkforward import Fold
 from trader.window import Window
+
+Fitted = Generator[tuple[str, float], None, None]  # model id, seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,11 @@ class TrainedFold:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """What one process needs to train one fold; positions are those of ``days``."""
+    """What one process needs to train one fold, but for its days; their positions count from ``first``."""
 
     spec: ModelSpec
     model_id: str
-    days: Days
+    first: int
     train: range
     validation: range
     seed: int
@@ -86,10 +88,11 @@ class Trainer:
         jobs = [self._job(fold) for fold in folds]
         due = {job.model_id: job for job in jobs if not self._registry.has(job.model_id)}
         seconds: dict[str, float] = {}
-        for done, (model_id, took) in enumerate(_fit_all(list(due.values()), self._workers), start=1):
-            seconds[model_id] = took
-            if progress:
-                progress(done, len(due))
+        with closing(_fit_all(list(due.values()), self._days, self._workers)) as fitted:
+            for done, (model_id, took) in enumerate(fitted, start=1):
+                seconds[model_id] = took
+                if progress:
+                    progress(done, len(due))
         return [
             self._trained(fold, job.model_id, seconds.get(job.model_id)) for fold, job in zip(folds, jobs, strict=True)
         ]
@@ -116,7 +119,6 @@ class Trainer:
 
     def _job(self, fold: Fold) -> _Job:
         spec, first = self._spec, fold.train.start - self._spec.lookback + 1
-        days = self._window.learnable(first, fold.validation.stop)
         sessions = self._window.sessions
         seed = fold_seed(spec.seed, spec.name, str(sessions[fold.train.stop - 1]))
         train, validation = (range(part.start - first, part.stop - first) for part in (fold.train, fold.validation))
@@ -138,14 +140,18 @@ class Trainer:
         }
         return _Job(
             spec=spec,
-            model_id=self._id(shape, days),
-            days=days,
+            model_id=self._id(shape, self._window.learnable(first, fold.validation.stop)),
+            first=first,
             train=train,
             validation=validation,
             seed=seed,
             manifest={**shape, "spans": spans},
             folder=self._registry.folder,
         )
+
+    def _days(self, job: _Job) -> Days:
+        """Return the job's own days: a copy, so made when it is due and not before."""
+        return self._window.learnable(job.first, job.first + job.validation.stop)
 
     def _id(self, shape: Mapping[str, Any], days: Days) -> str:
         digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
@@ -174,11 +180,11 @@ def code_hash(*packages: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _fit(job: _Job) -> tuple[str, float]:
+def _fit(job: _Job, days: Days) -> tuple[str, float]:
     started = time.perf_counter()
     try:
         model = job.spec.factory()
-        report = model.fit(job.days, job.train, job.validation, job.seed)
+        report = model.fit(days, job.train, job.validation, job.seed)
     except TraderError:
         raise
     except Exception as error:  # the model may be the user's own, so it may raise anything
@@ -187,27 +193,23 @@ def _fit(job: _Job) -> tuple[str, float]:
     return job.model_id, time.perf_counter() - started
 
 
-def _fit_all(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[str, float]]:
-    """Fit jobs as they get done, in any order; few or quick ones stay in this process."""
-    if min(workers, len(jobs)) < 2:
-        yield from map(_fit, jobs)
+def _fit_all(jobs: Sequence[_Job], days_of: Callable[[_Job], Days], workers: int) -> Fitted:
+    """Fit jobs as they get done, in any order; few ones stay in this process."""
+    workers = min(workers, len(jobs))
+    if workers < 2:
+        for job in jobs:
+            yield _fit(job, days_of(job))
         return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        waiting = list(reversed(jobs))
-        running: set[Future[tuple[str, float]]] = set()
-        try:
+    waiting = list(reversed(jobs))
+    running: set[Future[tuple[str, float]]] = set()
+    try:
+        with pool(workers) as processes:
             while waiting or running:
                 while waiting and len(running) < 2 * workers:  # bounded: each job in flight holds a copy of its days
-                    running.add(pool.submit(_fit, waiting.pop()))
+                    job = waiting.pop()
+                    running.add(processes.submit(_fit, job, days_of(job)))
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in done:
                     yield future.result()
-        except BrokenProcessPool as error:
-            raise ModelError(
-                "a training process died", do="look for lack of memory, or lower [compute] workers"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    except BrokenProcessPool as error:
+        raise ModelError("a training process died", do="look for lack of memory, or lower [compute] workers") from error

@@ -1,0 +1,91 @@
+"""Worker processes that compute with one thread each and never outlive the process they work for.
+
+A worker exits by itself when its parent is gone, even by SIGKILL. Ctrl-C is for the parent alone; leaving ``pool`` by
+any exception cuts the jobs under way instead of waiting for them, so a job must be one that can be cut anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+import multiprocessing
+from multiprocessing.connection import Connection, wait
+import os
+import signal
+from threading import Lock, Thread
+from typing import Any, TypeVar
+
+R = TypeVar("R")
+
+# Read by torch, tokenizers and BLAS when they are first imported; a worker inherits them.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+
+# In a worker: held while it waits for a job or sends a result. One that died there would leave half a message in the
+# pipe, for which the parent would wait for ever.
+_talking = Lock()
+
+
+class _Pool(ProcessPoolExecutor):
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Schedule a job that may be cut while it runs, and at no other moment; ``map`` comes here too."""
+        return super().submit(_job, fn, *args, **kwargs)
+
+
+@contextmanager
+def pool(workers: int, start: Callable[..., None] | None = None, *args: Any) -> Iterator[ProcessPoolExecutor]:
+    """Open an executor of spawned processes; leaving it waits for the jobs, or by an exception cuts them.
+
+    start, args: called once in each worker before its first job.
+    Its futures raise BrokenProcessPool where a worker died.
+    """
+    context = multiprocessing.get_context("spawn")
+    stop, hold = context.Pipe(duplex=False)
+    with stop, hold, _environment():
+        executor = _Pool(workers, mp_context=context, initializer=_start, initargs=(stop, start, args))
+        try:
+            yield executor
+        except BaseException:
+            hold.close()  # each worker sees the end of ``stop`` and leaves its job
+            raise
+        finally:
+            executor.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    os.environ.update(ENVIRONMENT)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _start(stop: Connection, start: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
+    _talking.acquire()
+    Thread(target=_leave_with_parent, args=(stop,), daemon=True).start()
+    if start is not None:
+        start(*args)
+
+
+def _leave_with_parent(stop: Connection) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel, stop])
+    while not (wait([parent.sentinel], timeout=0) or _talking.acquire(timeout=0.1)):
+        pass  # the parent lives and is being talked to
+    os._exit(1)
+
+
+def _job(function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    _talking.release()
+    try:
+        return function(*args, **kwargs)
+    finally:
+        _talking.acquire()
