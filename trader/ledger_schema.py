@@ -15,16 +15,15 @@ from datetime import date
 import math
 from pathlib import Path
 import sqlite3
-import time
 from typing import TYPE_CHECKING
 
 from trader.errors import StoreError, TimeError
+from trader.store_schema import use_wal
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 VERSION = 1
-WAL_SECONDS = 10.0  # how long a process that opens a new ledger waits for the others that do
 
 TABLES = """
 CREATE TABLE runs (
@@ -205,7 +204,7 @@ def prepare(db: Database, path: Path | str) -> None:
     """Create the tables in an empty file; raise StoreError if the file holds something else."""
     if _is_ours(db, path):
         return
-    _use_wal(db.conn)
+    use_wal(db.conn)
     with immediate(db.conn):
         if _is_ours(db, path):  # another process may have made them while this one waited
             return
@@ -214,19 +213,6 @@ def prepare(db: Database, path: Path | str) -> None:
         for name, sql in VIEWS.items():
             db.create_view(name, sql)
         db.conn.execute(f"PRAGMA user_version = {VERSION}")
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Let readers go on while a run writes; SQLite does not wait for the lock that this needs, so ask again."""
-    give_up = time.perf_counter() + WAL_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.perf_counter() > give_up:
-                raise
-            time.sleep(0.01)
 
 
 def _is_ours(db: Database, path: Path | str) -> bool:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 import sqlite3
+import time
 
 from trader.errors import StoreError
 
 APPLICATION_ID = 0x4E574D53  # "NWMS" in the file's header: one of our market stores, not some other SQLite file
+WAL_SECONDS = 10.0  # how long a process that opens a new file waits for the others that do
 SCHEMA_VERSION = 1
 _MAGIC = b"SQLite format 3\0"
 _TABLES = {
@@ -148,7 +150,7 @@ def _prepare(db: sqlite3.Connection, path: Path, read_only: bool) -> None:
             f"made by {age} version of this program", where=path, got=version, expected=SCHEMA_VERSION, do=do
         )
     if not read_only and db.execute("PRAGMA journal_mode").fetchall() != [("wal",)]:
-        db.execute("PRAGMA journal_mode = WAL")  # readers go on while an import writes
+        use_wal(db)
     for setting in (
         "foreign_keys = ON",
         "recursive_triggers = ON",  # else INSERT OR REPLACE deletes past the append-only triggers
@@ -162,3 +164,16 @@ def _prepare(db: sqlite3.Connection, path: Path, read_only: bool) -> None:
 def _is_blank(db: sqlite3.Connection) -> bool:
     sql = "SELECT count(*) + (SELECT application_id FROM pragma_application_id) FROM sqlite_schema"
     return db.execute(sql).fetchall() == [(0,)]
+
+
+def use_wal(connection: sqlite3.Connection) -> None:
+    """Let readers go on while somebody writes; SQLite does not wait for the lock that this needs, so ask again."""
+    give_up = time.perf_counter() + WAL_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.perf_counter() > give_up:
+                raise
+            time.sleep(0.01)
