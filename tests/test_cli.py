@@ -15,7 +15,7 @@ import pytest
 
 from feeds import builtin, wire
 from tests import builders
-from trader import cli, engine
+from trader import cli, cli_intake, engine
 from trader.clock import WallClock
 from trader.ledger import Ledger
 from trader.store import MarketStore
@@ -246,7 +246,7 @@ def test_a_split_between_two_files_is_warned_of_where_a_backtest_meets_it(
 # Bad input
 
 
-@pytest.mark.parametrize("name", cli.BUILT_IN_MARKETS)
+@pytest.mark.parametrize("name", cli_intake.BUILT_IN_MARKETS)
 def test_the_names_of_built_in_markets_are_taken(say: Callable[..., Said], price_file: Path, name: str) -> None:
     expected = f"trader: the name of a built-in market (got {name}); choose another name for yours"
     assert refused(say("prices", "import", price_file, "--symbol", name)) == expected
@@ -265,8 +265,8 @@ def test_the_names_of_the_built_in_news_are_taken(say: Callable[..., Said], news
 
 
 def test_the_command_line_knows_the_built_in_names() -> None:
-    assert set(cli.BUILT_IN_MARKETS) == set(builtin.BUILT_IN)
-    assert wire.SET.startswith(f"{cli.BUILT_IN_NEWS}-")
+    assert set(cli_intake.BUILT_IN_MARKETS) == set(builtin.BUILT_IN)
+    assert wire.SET.startswith(f"{cli_intake.BUILT_IN_NEWS}-")
 
 
 def test_the_same_news_file_read_in_another_way_needs_another_name(say: Callable[..., Said], news_file: Path) -> None:

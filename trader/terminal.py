@@ -1,0 +1,42 @@
+"""What every command shares: its settings and home, the market store, and how a table is printed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from trader.config import Config
+    from trader.store import MarketStore
+
+
+def settings(options: argparse.Namespace) -> tuple[Config, Path]:
+    """Return the config and the home folder; config.toml in this folder is read where it exists."""
+    from trader.config import home_of, load
+
+    path: Path | None = options.config
+    if path is None and Path("config.toml").is_file():
+        path = Path("config.toml")
+    return load(path), home_of(options.home, path)
+
+
+def opened_store(options: argparse.Namespace) -> MarketStore:
+    """Open the market store of the home that the words name."""
+    from trader.outcome import Home
+    from trader.store import MarketStore
+
+    return MarketStore.open(Home(settings(options)[1]).store)
+
+
+def print_table(table: Table) -> None:
+    """Print a table as wide as the terminal, or 100 columns where there is none."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    with console.capture() as printed:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
