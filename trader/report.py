@@ -177,9 +177,8 @@ def closing_lines(outcome: Outcome) -> list[str]:
 def _stage_line(outcome: Outcome) -> str:
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.stages.items())
     trained = sum(not fold.cached for fold in outcome.forecasts.folds)
-    line = (
-        f"Seconds: {spent}. {trained} of {len(outcome.forecasts.folds)} models were trained now, the rest was cached."
-    )
+    cached = len(outcome.forecasts.folds) - trained
+    line = f"Seconds: {spent}. Models of {_class_name(outcome.forecasts.model)}: {trained} trained now, {cached} cached."
     if outcome.bare_seconds is None:
         return line
     return (
