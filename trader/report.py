@@ -178,7 +178,8 @@ def _stage_line(outcome: Outcome) -> str:
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.stages.items())
     trained = sum(not fold.cached for fold in outcome.forecasts.folds)
     cached = len(outcome.forecasts.folds) - trained
-    line = f"Seconds: {spent}. Models of {_class_name(outcome.forecasts.model)}: {trained} trained now, {cached} cached."
+    name = _class_name(outcome.forecasts.model)
+    line = f"Seconds: {spent}. Models of {name}: {trained} trained now, {cached} cached."
     if outcome.bare_seconds is None:
         return line
     return (
