@@ -41,7 +41,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("strategies.vol_target",),
     # what is kept, seen, executed and measured
     ("trader.store_schema", "trader.store_intake", "trader.store", "trader.ledger_schema", "trader.ledger"),
-    ("trader.window", "trader.walkforward", "trader.cerebro", "trader.broker", "trader.metrics", "trader.progress"),
+    (
+        "trader.window",
+        "trader.walkforward",
+        "trader.cerebro",
+        "trader.broker",
+        "trader.resampling",
+        "trader.metrics",
+        "trader.progress",
+    ),
     # what moves the days along
     ("trader.registry", "trader.scheduler", "trader.training", "trader.spans"),
     ("trader.forecaster",),
@@ -69,7 +77,7 @@ DOORS = {
     "backtrader": ("strategies.base",),
     "transformers": ("models.text",),
     "exchange_calendars": ("trader.clock",),
-    "arch": ("feeds.builtin", "trader.metrics"),
+    "arch": ("feeds.builtin", "trader.resampling"),
     "yfinance": ("feeds.yahoo",),
     "requests": ("feeds.yahoo",),
     "huggingface_hub": ("feeds.hub", "models.checkpoint"),

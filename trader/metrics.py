@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trader.errors import NoData, TraderError
+from trader.resampling import Columns, Floats, Sums, block_length, resampled_sums, starts, window_sums
 
 DAYS_A_YEAR = 252
 RISK_FREE = 0.02
@@ -31,9 +32,6 @@ _WITH_INTERVAL = (
 )
 
 Of = Literal["signals", "net", "gross", "always_buy", "excess"]
-Floats = NDArray[np.float64]
-Columns = dict[str, Floats]  # by name, (n,) each
-Sums = Mapping[str, Columns]  # by series, then by name, (R, W) each
 
 _ACCOUNTS: tuple[Of, ...] = ("net", "gross", "always_buy")
 _COLUMNS = ("side", "next_return", "equity", "always_buy_equity", "costs", "traded", "exposure")
@@ -142,7 +140,7 @@ def signal_metrics(
         over windows. None where any window's returns do not vary. Source: FININ eq. 9, its R_f = 0.02 read as a year's.
     """
     lengths = _lengths(len(np.atleast_1d(side)), windows)
-    sums = _window_sums({"signals": _signal_columns(_floats(side), _floats(next_return))}, lengths)
+    sums = window_sums({"signals": _signal_columns(_floats(side), _floats(next_return))}, lengths)
     return {name: _number(values[0]) for name, values in _signal_statistics(sums["signals"], risk_free).items()}
 
 
@@ -162,7 +160,7 @@ def equity_metrics(
     values = _floats(equity)
     lengths = _lengths(len(values), windows)
     returns = _returns(values, _opening(values, start_cash, lengths), lengths)
-    sums = _window_sums({"account": _account_columns(returns)}, lengths)
+    sums = window_sums({"account": _account_columns(returns)}, lengths)
     found = _account_statistics(sums["account"], start_cash, risk_free)
     return {name: _number(values[0]) for name, values in found.items()} | {"max_drawdown": _max_drawdown(returns)}
 
@@ -194,9 +192,9 @@ def evaluate(inputs: EvaluationInputs, *, seed: int, resamples: int = 2000) -> R
         "always_signals": _signal_columns(always, days["next_return"], decided=days["side"] != 0),
     } | {of: _account_columns(returns) for of, returns in accounts.items()}
     series = [columns["signals"]["x"], columns["always_signals"]["x"], *accounts.values()]
-    block = _block_length(series, lengths)
-    estimate = _statistics(_window_sums(columns, lengths), inputs)
-    draws = _statistics(_resampled_sums(columns, lengths, block, seed, resamples), inputs)
+    block = block_length(series, lengths)
+    estimate = _statistics(window_sums(columns, lengths), inputs)
+    draws = _statistics(resampled_sums(columns, lengths, block, seed, resamples), inputs)
     metrics = [_metric(name, of, estimate[name, of], draws[name, of]) for name, of in estimate]
     metrics += _plain_metrics(days, accounts, inputs.start_cash, lengths)
     excess = next(metric for metric in metrics if metric.name == "excess_sharpe")
@@ -240,20 +238,16 @@ def _lengths(days: int, windows: Sequence[int] | None) -> list[int]:
     return lengths
 
 
-def _starts(lengths: Sequence[int]) -> NDArray[np.int64]:
-    return np.cumsum([0, *lengths[:-1]])
-
-
 def _opening(equity: Floats, start_cash: float, lengths: Sequence[int]) -> Floats:
     """Return (n,) the equity before each day."""
     before = np.concatenate([[start_cash], equity[:-1]])
-    before[_starts(lengths)] = start_cash
+    before[starts(lengths)] = start_cash
     return before
 
 
 def _returns(equity: Floats, opening: Floats, lengths: Sequence[int]) -> Floats:
     """Return (n,) daily returns; an account that has reached 0 stays there."""
-    alive = np.concatenate([np.minimum.accumulate(part > 0) for part in np.split(opening, _starts(lengths)[1:])])
+    alive = np.concatenate([np.minimum.accumulate(part > 0) for part in np.split(opening, starts(lengths)[1:])])
     return np.where(alive, np.maximum(equity / np.where(alive, opening, 1.0) - 1, -1.0), 0.0)
 
 
@@ -281,49 +275,6 @@ def _account_columns(returns: Floats) -> Columns:
     lost = returns <= -1
     log = np.log1p(np.where(lost, 0.0, returns))
     return {"days": np.ones_like(returns), "x": returns, "xx": returns**2, "log": log, "lost": lost.astype(np.float64)}
-
-
-# From columns to sums: as they are, and resampled
-
-
-def _window_sums(columns: Mapping[str, Columns], lengths: Sequence[int]) -> Sums:
-    """Return each column's sum over each window, (1, W)."""
-    starts = _starts(lengths)
-    return {
-        key: {name: np.add.reduceat(values, starts)[None] for name, values in group.items()}
-        for key, group in columns.items()
-    }
-
-
-def _resampled_sums(
-    columns: Mapping[str, Columns], lengths: Sequence[int], block: int, seed: int, resamples: int
-) -> Sums:
-    """Return each column's sum over the resampled days of each window, (R, W); draw r is the same for all columns."""
-    from arch.bootstrap import StationaryBootstrap  # half a second to import
-
-    names = [(key, name) for key, group in columns.items() for name in group]
-    matrix = np.column_stack([columns[key][name] for key, name in names])  # (n, K)
-    sums = np.empty((resamples, len(lengths), len(names)))  # (R, W, K)
-    for window, (start, length) in enumerate(zip(_starts(lengths), lengths, strict=True)):
-        part = matrix[start : start + length]  # (n_w, K)
-        bootstrap = StationaryBootstrap(block, np.arange(length), seed=np.random.default_rng([seed, window]))
-        for draw, ((drawn,), _) in enumerate(bootstrap.bootstrap(resamples)):
-            sums[draw, window] = np.bincount(drawn, minlength=length) @ part  # how often each day was drawn: (n_w,)
-    found: dict[str, dict[str, Floats]] = {key: {} for key in columns}
-    for column, (key, name) in enumerate(names):
-        found[key][name] = sums[:, :, column]
-    return found
-
-
-def _block_length(series: Sequence[Floats], lengths: Sequence[int]) -> int:
-    from arch.bootstrap import optimal_block_length
-
-    varying = [values for values in series if np.ptp(values) > 0]
-    longest = max(1, min(lengths) // 3)
-    if longest == 1 or not varying:
-        return 1
-    optima = optimal_block_length(np.column_stack(varying))["stationary"].to_numpy()
-    return int(np.clip(np.ceil(np.nanmax(np.append(optima, 1.0))), 1, longest))
 
 
 # From sums to figures, the same for the estimate (R = 1) and its distribution
@@ -393,7 +344,7 @@ def _plain_metrics(
     opening = _opening(days["equity"], start_cash, lengths)
     turnover = np.divide(days["traded"], opening, out=np.zeros_like(opening), where=opening > 0).mean() * DAYS_A_YEAR
     before = np.concatenate([[0.0], days["exposure"][:-1]])
-    before[_starts(lengths)] = 0.0
+    before[starts(lengths)] = 0.0
     held = (days["exposure"] != 0) | (before != 0)
     net = {
         "turnover": float(turnover),
