@@ -29,7 +29,7 @@ def download_fnspid(target: Path, *, endpoint: str | None = None, progress: Prog
     What an interrupted call has fetched is kept beside it (``….part``, tied to the file's version on the hub) and
     the next call goes on from there; a file that is already whole is not fetched again. Where the hub states a
     sha256, the bytes are checked against it before the file gets its name.
-    endpoint: the hub's address; by default HF_ENDPOINT or huggingface.co, as in huggingface_hub.
+    endpoint: the hub's address; by default HF_ENDPOINT, else huggingface_hub's own.
     progress: called with (bytes held, bytes in all).
     Raises SourceError where HF_HUB_OFFLINE is set, the hub cannot be reached, refuses, or sends other bytes
     than it announced, or the disk is full.
