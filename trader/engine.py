@@ -217,7 +217,7 @@ def _trade(
             ledger.add_folds(run, [fold_facts(window, at, one) for at, one in enumerate(made.folds, start=1)])
             with stages("broker"):
                 trading = broker.trade(bars, tradable, strategy[0], strategy[1], *how, on_session=writer)
-                stages.seconds["broker"] = -writer.seconds
+                stages.seconds["broker"] = -writer.seconds  # what the ledger took in between is not the broker's
             writer.finish()
             stages.seconds["ledger"] = writer.seconds
             # A user's strategy is not run a second time: it may write files or talk to somebody.
