@@ -1,8 +1,8 @@
 """Frozen language models: a text in, the same bits out, whatever stands beside it.
 
-The only door to transformers. ``models.embeddings`` keeps what comes out on disk, ``models.sentiment`` runs
-classifiers through ``FrozenModel``. Bits come from shapes: a text is padded to the next multiple of PAD_STEP tokens
-of that text alone, every batch holds BATCH rows (dummies fill it), every process computes with one thread. So
+With models.gpt2 the only door to transformers. ``models.embeddings`` keeps what comes out on disk, ``models.sentiment``
+runs classifiers through ``FrozenModel``. Bits come from shapes: a text is padded to the next multiple of PAD_STEP
+tokens of that text alone, every batch holds BATCH rows (dummies fill it), every process computes with one thread. So
 neighbours, order of arrival, number of processes and number of cores leave no trace in an embedding.
 
 Opening a model hashes its files and loads nothing; torch and transformers are imported by the first text.
