@@ -139,9 +139,9 @@ def signal_metrics(
     paper_sharpe: √252 · mean(side · return − risk_free/252) / sample standard deviation in a window, then the mean
         over windows. None where any window's returns do not vary. Source: FININ eq. 9, its R_f = 0.02 read as a year's.
     """
-    lengths = _lengths(len(np.atleast_1d(side)), windows)
-    sums = window_sums({"signals": _signal_columns(_floats(side), _floats(next_return))}, lengths)
-    return {name: _number(values[0]) for name, values in _signal_statistics(sums["signals"], risk_free).items()}
+    lengths = window_lengths(len(np.atleast_1d(side)), windows)
+    sums = window_sums({"signals": signal_columns(_floats(side), _floats(next_return))}, lengths)
+    return {name: _number(values[0]) for name, values in signal_statistics(sums["signals"], risk_free).items()}
 
 
 def equity_metrics(
@@ -158,7 +158,7 @@ def equity_metrics(
     An account at 0 or below has lost everything: −100 % that day and 0 from then on.
     """
     values = _floats(equity)
-    lengths = _lengths(len(values), windows)
+    lengths = window_lengths(len(values), windows)
     returns = _returns(values, _opening(values, start_cash, lengths), lengths)
     sums = window_sums({"account": _account_columns(returns)}, lengths)
     found = _account_statistics(sums["account"], start_cash, risk_free)
@@ -184,12 +184,12 @@ def evaluate(inputs: EvaluationInputs, *, seed: int, resamples: int = 2000) -> R
     Source: Politis and Romano 1994; block length Patton, Politis and White 2009, by ``arch.bootstrap``.
     """
     days = _checked(inputs)
-    lengths = _lengths(len(days["equity"]), inputs.windows)
+    lengths = window_lengths(len(days["equity"]), inputs.windows)
     accounts = _accounts(days, inputs.start_cash, lengths)
     always = np.ones_like(days["side"])
     columns = {
-        "signals": _signal_columns(days["side"], days["next_return"]),
-        "always_signals": _signal_columns(always, days["next_return"], decided=days["side"] != 0),
+        "signals": signal_columns(days["side"], days["next_return"]),
+        "always_signals": signal_columns(always, days["next_return"], decided=days["side"] != 0),
     } | {of: _account_columns(returns) for of, returns in accounts.items()}
     series = [columns["signals"]["x"], columns["always_signals"]["x"], *accounts.values()]
     block = block_length(series, lengths)
@@ -229,7 +229,8 @@ def _floats(values: ArrayLike) -> Floats:
     return np.atleast_1d(np.asarray(values, dtype=np.float64))
 
 
-def _lengths(days: int, windows: Sequence[int] | None) -> list[int]:
+def window_lengths(days: int, windows: Sequence[int] | None) -> list[int]:
+    """Return the windows' lengths in days, None being one window; raise TraderError where they do not sum to days."""
     if not days:
         raise NoData("no session to measure")
     lengths = [days] if windows is None else [int(length) for length in windows]
@@ -262,7 +263,8 @@ def _accounts(days: Mapping[str, Floats], start_cash: float, lengths: Sequence[i
     }
 
 
-def _signal_columns(side: Floats, next_return: Floats, decided: NDArray[np.bool_] | None = None) -> Columns:
+def signal_columns(side: Floats, next_return: Floats, decided: NDArray[np.bool_] | None = None) -> Columns:
+    """Return what ``signal_statistics`` needs summed, (n,) each: days, decided, right (0 or 1), x, xx (x: return)."""
     known = ~np.isnan(next_return)
     decided = known & (side != 0 if decided is None else decided)
     right = np.where(side > 0, next_return > 0, ~(next_return > 0)) & decided
@@ -285,7 +287,7 @@ def _statistics(sums: Sums, inputs: EvaluationInputs) -> dict[tuple[str, Of], Fl
     found: dict[tuple[str, Of], Floats] = {}
     pairs: tuple[tuple[Of, str], ...] = (("signals", "signals"), ("always_buy", "always_signals"))
     for of, key in pairs:
-        found |= {(name, of): values for name, values in _signal_statistics(sums[key], inputs.risk_free).items()}
+        found |= {(name, of): values for name, values in signal_statistics(sums[key], inputs.risk_free).items()}
     for of in _ACCOUNTS:
         figures = _account_statistics(sums[of], inputs.start_cash, inputs.risk_free)
         found |= {(name, of): values for name, values in figures.items()}
@@ -294,7 +296,8 @@ def _statistics(sums: Sums, inputs: EvaluationInputs) -> dict[tuple[str, Of], Fl
     return found
 
 
-def _signal_statistics(sums: Mapping[str, Floats], risk_free: float) -> dict[str, Floats]:
+def signal_statistics(sums: Mapping[str, Floats], risk_free: float) -> dict[str, Floats]:
+    """Return the figures of ``signal_metrics``, (R,) each and NaN where undefined, from sums (R, W)."""
     decided = sums["decided"].sum(axis=1)
     right = sums["right"].sum(axis=1)
     return {
@@ -312,29 +315,36 @@ def _account_statistics(sums: Mapping[str, Floats], start_cash: float, risk_free
         "total_return": growth - 1,
         "sharpe": _sharpe(days, x, xx, risk_free),
         "annual_return": growth ** (DAYS_A_YEAR / days) - 1,
-        "annual_volatility": np.sqrt(DAYS_A_YEAR * _variance(days, x, xx)),
+        "annual_volatility": np.sqrt(DAYS_A_YEAR * sample_variance(days, x, xx)),
     }
 
 
-def _variance(days: Floats, x: Floats, xx: Floats) -> Floats:
+def sample_variance(days: Floats, x: Floats, xx: Floats) -> Floats:
     """Return the sample variance from n, Σx and Σx²; 0 where it is nothing but rounding, NaN for n < 2."""
     variance = (xx - x * x / np.maximum(days, 1)) / np.where(days > 1, days - 1, np.nan)
     return np.where(variance > 1e-12 * xx / np.maximum(days, 1), variance, variance * 0)
 
 
 def _sharpe(days: Floats, x: Floats, xx: Floats, risk_free: float) -> Floats:
-    variance = _variance(days, x, xx)
+    variance = sample_variance(days, x, xx)
     deviation = np.sqrt(np.where(variance > 0, variance, np.nan))
     excess: Floats = x / np.maximum(days, 1) - risk_free / DAYS_A_YEAR
     return excess / deviation * math.sqrt(DAYS_A_YEAR)
 
 
-def _metric(name: str, of: Of, estimate: Floats, draws: Floats) -> Metric:
-    value, defined = _number(estimate[0]), draws[np.isfinite(draws)]
-    if value is None or name not in _WITH_INTERVAL or len(defined) < 0.95 * len(draws) or not len(defined):
-        return Metric(name, value, None, None, of)
+def interval(draws: Floats) -> tuple[float, float] | tuple[None, None]:
+    """Return the 95 % percentile interval of draws (R,); (None, None) where over 5 % of them are undefined."""
+    defined = draws[np.isfinite(draws)]
+    if len(defined) < 0.95 * len(draws) or not len(defined):
+        return None, None
     low, high = np.quantile(defined, _LEVEL)
-    return Metric(name, value, float(low), float(high), of)
+    return float(low), float(high)
+
+
+def _metric(name: str, of: Of, estimate: Floats, draws: Floats) -> Metric:
+    value = _number(estimate[0])
+    low, high = (None, None) if value is None or name not in _WITH_INTERVAL else interval(draws)
+    return Metric(name, value, low, high, of)
 
 
 def _plain_metrics(
