@@ -42,6 +42,15 @@ def market_text(market: str) -> str:
     return MARKET_TEXT.get(market, f"{market} is a security traded in the United States stock market.")
 
 
+def market_name(market: str) -> str:
+    """Return how a sentence names a market, such as "the S&P 500 index"; an imported symbol by itself.
+
+    >>> market_name("sp500"), market_name("SPY")
+    ('the S&P 500 index', 'SPY')
+    """
+    return {"sp500": "the S&P 500 index", "nasdaq": "the NASDAQ Composite index"}.get(market, market)
+
+
 def bars(market: str) -> list[Bar]:
     """Return the daily bars of "sp500" or "nasdaq", 5,031 sessions, oldest first, each known at its true close.
 

@@ -92,6 +92,18 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Attention:
+    """Who looked at whom on one day of N headlines, in Days order; means over the heads.
+
+    weights: (N,) float32, the share of the decision's attention that each headline got; sums to 1.
+    pairs: (N, N) float32, ``pairs[i, j]`` the share of headline i's attention that went to headline j; rows sum to 1.
+    """
+
+    weights: NDArray[np.float32]
+    pairs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class FitReport:
     """How a training went: validation log loss (nats) and accuracy of the kept weights, epochs run and kept."""
 

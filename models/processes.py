@@ -6,8 +6,10 @@ any exception cuts the jobs under way instead of waiting for them, so a job must
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
+from concurrent.futures import wait as wait_for
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 import multiprocessing
 from multiprocessing.connection import Connection, wait
@@ -16,7 +18,11 @@ import signal
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
+from trader.errors import ModelError
+
 R = TypeVar("R")
+J = TypeVar("J")
+A = TypeVar("A")
 
 # Read by torch, tokenizers and BLAS when they are first imported; a worker inherits them.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
@@ -50,6 +56,33 @@ def pool(workers: int, start: Callable[..., None] | None = None, *args: Any) -> 
             raise
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+def as_completed(
+    function: Callable[[J, A], R], jobs: Sequence[J], argument: Callable[[J], A], workers: int
+) -> Generator[tuple[J, R], None, None]:
+    """Yield (job, function(job, argument(job))) as the jobs get done, in any order; few ones stay in this process.
+
+    argument: made in this process when a job is due and not before, for it may be large.
+    Close the generator to cut the jobs under way. Raises ModelError where a worker died.
+    """
+    workers = min(workers, len(jobs))
+    if workers < 2:
+        for job in jobs:
+            yield job, function(job, argument(job))
+        return
+    waiting = list(reversed(jobs))
+    running: dict[Future[R], J] = {}
+    try:
+        with pool(workers) as processes:
+            while waiting or running:
+                while waiting and len(running) < 2 * workers:  # bounded: each in flight holds a copy of its argument
+                    job = waiting.pop()
+                    running[processes.submit(function, job, argument(job))] = job
+                for future in wait_for(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+    except BrokenProcessPool as error:
+        raise ModelError("a worker process died", do="look for lack of memory, or lower [compute] workers") from error
 
 
 @contextmanager

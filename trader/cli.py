@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from trader import cli_intake
+from trader import cli_experiment, cli_intake
 from trader.errors import ConfigError, TraderError
-from trader.terminal import print_table, settings
+from trader.terminal import print_table, settings, write
 
 if TYPE_CHECKING:
     from trader.ledger import Ledger
@@ -55,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_backtest(commands)
     _add_prices(commands)
     _add_news(commands)
+    cli_experiment.add(commands)
+    cli_experiment.add_search(commands)
     _add_reviews(commands)
     return parser
 
@@ -145,6 +148,12 @@ def _add_reviews(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _shared(parser)
     parser.add_argument("run", help="a run's number, or latest")
     parser.add_argument("session", help="YYYY-MM-DD")
+    # With any of these the forecast is made again, so that all headlines are there and not the ledger's ten alone.
+    parser.add_argument("--search", metavar="WORDS", help="only headlines in which each of these words begins a word")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N headlines, 0 for all (20, or all found)")
+    parser.add_argument("--pairs", type=int, metavar="N", help="the N strongest pairs: who made whom matter")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it: .png, .svg or .pdf (extra pictures)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the headlines with their weights")
     parser.set_defaults(command=_why)
 
 
@@ -198,10 +207,32 @@ def _why(options: argparse.Namespace) -> None:
     from trader.config import day_of
     from trader.report import why_lines
 
+    session = day_of(options.session, end=False)
+    if any(getattr(options, word) is not None for word in ("search", "limit", "pairs", "picture", "csv")):
+        _explain(options, session)
+        return
     with _opened_ledger(options) as ledger:
-        for signal in ledger.why(options.run, day_of(options.session, end=False)):
+        for signal in ledger.why(options.run, session):
             for line in why_lines(signal):
                 print(line)
+
+
+def _explain(options: argparse.Namespace, session: date) -> None:
+    from trader import why_report
+    from trader.explain import explain
+    from trader.pictures import draw
+
+    explained = explain(settings(options)[1], options.run, session)
+    for part in why_report.parts(explained, search=options.search, pairs=options.pairs or 0, limit=options.limit):
+        if isinstance(part, str):
+            print(part)
+        else:
+            print_table(part)
+    if options.csv:
+        write(options.csv, why_report.as_csv(explained, options.search))
+    if options.picture:
+        draw(explained, options.picture, options.search)
+        print(f"Written: {options.picture}")
 
 
 def _opened_ledger(options: argparse.Namespace) -> Ledger:

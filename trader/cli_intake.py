@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from trader.events import Bar, NewsRows
     from trader.store import MarketStore
 
-BUILT_IN_MARKETS, BUILT_IN_NEWS = ("sp500", "nasdaq"), "wire"  # those of trader.parts, which is slow to import
+# Those of trader.parts, which is slow to import.
+BUILT_IN_MARKETS, BUILT_IN_NEWS = ("sp500", "nasdaq", "planted"), ("wire", "planted")
 JUMP, MOST_JUMPS = 0.35, 5  # |log(close / close before)| that is worth a line; lines of it
 FEW_ROWS, MOST_AT_ONE_TIME = 100, 0.9  # a share of as many headlines at one time of day is worth a line
 DAY_S = 24 * 3600
@@ -99,7 +100,7 @@ def news_import(options: argparse.Namespace) -> None:
 
     _, home = settings(options)
     name = options.name or options.files[0].name.split(".")[0]
-    if name == BUILT_IN_NEWS or name.startswith(f"{BUILT_IN_NEWS}-"):  # its versions are sets wire-1, wire-2 …
+    if any(name == own or name.startswith(f"{own}-") for own in BUILT_IN_NEWS):  # versions are sets wire-1, wire-2 …
         raise ConfigError("the name of the built-in news", got=name, do="choose another --name")
     how = {
         "preset": options.preset,
@@ -188,7 +189,7 @@ def news_list(options: argparse.Namespace) -> None:
             for name, span in store.names().items()
         ]
     print_table(plain_table(("news", "headlines", "known from", "to"), rows, right=(1,)))
-    print(f"Built in: {BUILT_IN_NEWS} (stored at its first use).")
+    print(f"Built in: {', '.join(BUILT_IN_NEWS)} (stored at their first use).")
 
 
 def news_quarantine(options: argparse.Namespace) -> None:

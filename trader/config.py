@@ -44,6 +44,7 @@ class Inputs:
 
     decide_minutes: int = 0
     headlines_a_day: int = 0
+    prefer: tuple[str, ...] = ()
     market_features: Literal["returns", "levels"] = "returns"
     market_text: str = ""
 
@@ -111,6 +112,28 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Experiment:
+    """How much an experiment tries; seeds and trials are what its budget goes into."""
+
+    lookbacks: tuple[int, ...] = (1, 3, 5, 10, 20)
+    seeds: int = 3
+    trials: int = 9
+    search_lookback: int = 5
+    headlines_a_day: int = 256
+    window: int = 500
+    window_step: int = 391
+    windows: int = 10
+    walk_step: int = 250
+    walk_mode: Literal["sliding", "expanding"] = "expanding"
+    language_models: tuple[str, ...] = (
+        "FacebookAI/roberta-base",
+        "ProsusAI/finbert",
+        "BAAI/bge-base-en-v1.5",
+        "meta-llama/Llama-2-7b-hf",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """All settings of a run. ``text_of_file`` is the file as read, for the ledger."""
 
@@ -122,6 +145,8 @@ class Config:
     compute: Compute = field(default_factory=Compute)
     costs: CostSettings = field(default_factory=CostSettings)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    experiment: Experiment = field(default_factory=Experiment)
+    chat: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     strategy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -242,6 +267,14 @@ _AT_LEAST: dict[tuple[str, str], float] = {
     ("costs", "cash_rate"): 0,
     ("evaluation", "risk_free"): 0,
     ("evaluation", "resamples"): 100,
+    ("experiment", "seeds"): 1,
+    ("experiment", "trials"): 1,
+    ("experiment", "search_lookback"): 1,
+    ("experiment", "headlines_a_day"): 0,
+    ("experiment", "window"): 50,
+    ("experiment", "window_step"): 1,
+    ("experiment", "windows"): 0,
+    ("experiment", "walk_step"): 1,
 }
 
 

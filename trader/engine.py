@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
+import inspect
 from pathlib import Path
 import traceback
 from typing import Any
@@ -25,6 +26,7 @@ from trader.outcome import Forecasts, Home, Outcome, notes
 from trader.parts import (
     FACTS,
     Readers,
+    check_chats,
     facts_window,
     market_text,
     model_spec,
@@ -65,6 +67,7 @@ def backtest(
     home, stages, run = Home(home_folder), Stages(watch), config.run
     calendar = Calendar(config.inputs.decide_minutes)
     strategy = strategy_of(config)
+    check_chats(config)
     home.make()
     readers = readers or readers_of(config, home)
     spec = model_spec(config, run.model, readers.texts_id)
@@ -75,13 +78,14 @@ def backtest(
         readers.scorer,
         market_text=config.inputs.market_text or market_text(run.market),
         headlines_a_day=config.inputs.headlines_a_day,
+        prefer=config.inputs.prefer,
         levels=config.inputs.market_features == "levels",
     )
     with MarketStore.open(home.store) as store:
         with stages("data"):
             news = stock(store, run.market, run.news)
         with store.snapshot():  # an import in the middle of a run must not mix two sets of data
-            span = find_span(store, calendar, config, news, first, last)
+            span = find_span(store, calendar, config, news, first, last, spec.lookback)
             scheduler = Scheduler(store, calendar, symbol=run.market, news=news, spec=config.walkforward)
             if daily:
                 made = _forecast_daily(config, home, scheduler, span, window, spec, stages)
@@ -238,7 +242,7 @@ def _trade(
             with suppress(StoreError):  # the ledger itself may be what failed
                 writer.flush()
                 ledger.finish_run(run, "failed")
-            if ":" in config.run.strategy and not isinstance(error, TraderError):
+            if ":" in config.run.strategy and not isinstance(error, TraderError) and _is_theirs(strategy[0], error):
                 raise _in_your_strategy(config.run.strategy, error) from error
             raise
         ledger.finish_run(run, "finished", ledger_hash)
@@ -264,6 +268,12 @@ def _figures_of(
     side = {signal.session: signal.side for signal in rival.signals}
     beside = replace(inputs, side=[side.get(signal.session, 0) for signal in made.signals])
     return [metric for metric in metrics.evaluate(beside, **drawn).metrics if metric.of == "signals"]
+
+
+def _is_theirs(kind: type[Any], error: Exception) -> bool:
+    """Tell whether a fault came up through the strategy's own file; what did not is a bug of ours."""
+    own = inspect.getsourcefile(kind)
+    return any(frame.filename == own for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _in_your_strategy(name: str, error: Exception) -> ConfigError:

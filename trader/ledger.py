@@ -15,13 +15,12 @@ import hashlib
 from itertools import accumulate
 import math
 from pathlib import Path
-import sqlite3
 from typing import TYPE_CHECKING, Any, Literal
 
 from trader.clock import Clock, WallClock
 from trader.errors import NoData, TimeError
 from trader.events import Signal, from_us, to_us
-from trader.ledger_schema import FoldFacts, RunFacts, day, immediate, plain, prepare, row_of, store_errors
+from trader.ledger_schema import FoldFacts, RunFacts, connect, day, immediate, plain, row_of, store_errors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,23 +96,8 @@ class Ledger:
         synchronous: FULL survives a power cut with every session, at one fsync each; NORMAL may lose the newest.
         Raises NoData where there is nothing to read, StoreError where the file cannot be used.
         """
-        from sqlite_utils import Database  # it imports pandas, too slow for --help
-
         path = Path(path)
-        with store_errors(path):
-            if read_only and not path.exists():
-                raise NoData("there is no ledger yet", where=path, do="run python -m trader backtest first")
-            if not read_only:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            mode = "ro" if read_only else "rwc"
-            db = Database(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True))
-            try:
-                db.conn.execute("PRAGMA foreign_keys = ON")
-                db.conn.execute(f"PRAGMA synchronous = {synchronous}")
-                prepare(db, path)
-            except BaseException:
-                db.close()
-                raise
+        db = connect(path, synchronous=synchronous, read_only=read_only)
         return cls(db, path, clock or WallClock())
 
     def close(self) -> None:

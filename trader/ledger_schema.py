@@ -17,7 +17,7 @@ from pathlib import Path
 import sqlite3
 from typing import TYPE_CHECKING
 
-from trader.errors import StoreError, TimeError
+from trader.errors import NoData, StoreError, TimeError
 from trader.store_schema import use_wal
 
 if TYPE_CHECKING:
@@ -198,6 +198,30 @@ def immediate(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:  # a full disk has rolled back by itself
             connection.rollback()
         raise
+
+
+def connect(path: Path, *, synchronous: str = "NORMAL", read_only: bool = False) -> Database:
+    """Open a ledger file, making it, its folder and its tables unless read_only.
+
+    Raises NoData where there is nothing to read, StoreError where the file cannot be used.
+    """
+    from sqlite_utils import Database  # it imports pandas, too slow for --help
+
+    with store_errors(path):
+        if read_only and not path.exists():
+            raise NoData("there is no ledger yet", where=path, do="run python -m trader backtest first")
+        if not read_only:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        mode = "ro" if read_only else "rwc"
+        db = Database(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True))
+        try:
+            db.conn.execute("PRAGMA foreign_keys = ON")
+            db.conn.execute(f"PRAGMA synchronous = {synchronous}")
+            prepare(db, path)
+        except BaseException:
+            db.close()
+            raise
+    return db
 
 
 def prepare(db: Database, path: Path | str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 import hashlib
 from importlib import metadata
@@ -15,24 +15,37 @@ from importlib.util import find_spec
 import inspect
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from feeds import builtin, wire
+from feeds import builtin, planted, wire
 from trader import broker
 from trader.config import Config, build
 from trader.errors import ConfigError, ModelError
-from trader.events import NewsRows
+from trader.events import NewsBatch, NewsRows
+from trader.methods import Reading
 from trader.outcome import Home
+from trader.sources import source_hash
 from trader.store import FileSource, MarketStore
 from trader.training import ModelSpec
 from trader.window import Scorer, TextIndex, Window
+
+if TYPE_CHECKING:
+    from models.chat import ChatSettings
 
 MODELS = {  # name → class, and the dataclass of its settings
     "finin": ("models.finin:Finin", "models.finin:FininConfig"),
     "logistic": ("models.baselines:Logistic", ""),
     "boosting": ("models.baselines:Boosting", ""),
+    "always_buy": ("models.rules:AlwaysBuy", ""),
+    "naf": ("models.naf:Naf", "models.naf:NafConfig"),
+    "sentiments": ("models.sentiments:Sentiments", "models.sentiments:SentimentsConfig"),
+    "ensemble": ("models.ensemble:Ensemble", "models.ensemble:EnsembleConfig"),
+    "fpt": ("models.fpt:Fpt", "models.fpt:FptConfig"),
+    "pen": ("models.pen:Pen", "models.pen:PenConfig"),
+    "ridge": ("models.ridge:Ridge", "models.ridge:RidgeConfig"),
+    "tone_sign": ("models.rules:ToneSign", "models.rules:ToneSignConfig"),
 }
 FACTS = "facts"  # a rival only: logistic regression on the numbers that the wire's words are made from
 STRATEGIES = {
@@ -53,24 +66,33 @@ class Readers:
 
 
 def stock(store: MarketStore, market: str, news: str) -> str:
-    """Put the built-in bars and the wire into the store where they are asked for and not there yet.
+    """Put the built-in bars, the wire and the planted market into the store where they are asked for and not there yet.
 
-    Returns the name of the news set in the store: the wire's carries its version.
+    Returns the name of the news set in the store: the wire's and the planted one's carry their version.
     """
     if market in builtin.BUILT_IN and market not in store.symbols():
         store.add_bars(builtin.bars(market), source="arch")
-    if news != "wire":
-        return news
-    if wire.SET not in store.names():
-        written = wire.headlines(builtin.series())
-        rows = NewsRows(news=written, row=np.arange(1, len(written) + 1), rejected=())
-        store.add_news(wire.SET, [rows], source=FileSource(name="market wire", options=wire.SET))
-    return wire.SET
+    if market == planted.SYMBOL and market not in store.symbols():
+        store.add_bars(planted.write(planted.Dials()).bars, source=planted.SET)
+    if news == "wire":
+        if wire.SET not in store.names():
+            _add_set(store, wire.SET, wire.headlines(builtin.series()))
+        return wire.SET
+    if news == planted.SYMBOL:
+        if planted.SET not in store.names():
+            _add_set(store, planted.SET, planted.write(planted.Dials()).news)
+        return planted.SET
+    return news
+
+
+def _add_set(store: MarketStore, name: str, written: NewsBatch) -> None:
+    rows = NewsRows(news=written, row=np.arange(1, len(written) + 1), rejected=())
+    store.add_news(name, [rows], source=FileSource(name=name, options=name))
 
 
 def market_text(market: str) -> str:
     """Return the sentence that describes a market to the model."""
-    return builtin.market_text(market)
+    return planted.MARKET_TEXT if market == planted.SYMBOL else builtin.market_text(market)
 
 
 def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
@@ -89,14 +111,19 @@ def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
     path, settings_path = MODELS.get(name, (name, ""))
     kind = _class(path)
     if settings_path:
-        chosen = build(_class(settings_path), {**options, "device": config.compute.device}, where)
-        return ModelSpec(name, partial(kind, chosen), asdict(chosen), lookback, texts_id, seed)
+        settings = _class(settings_path)
+        if "device" in {one.name for one in fields(settings)}:
+            options["device"] = config.compute.device
+        chosen = build(settings, options, where)
+        reads = kind(chosen).lookback  # trailing means may reach back further than the lookback that was asked for
+        return ModelSpec(name, partial(kind, chosen), asdict(chosen), reads, texts_id, seed, _code_of(path))
     try:
         inspect.signature(kind).bind(**options)
     except TypeError as error:
         raise ConfigError(f"the model does not take these settings ({error})", where=where) from error
-    code = _version_of("xgboost-cpu", "xgboost") if name == "boosting" else ""
-    code = code if name in MODELS else _source_hash(kind)
+    code = _code_of(path) if name in MODELS else _source_hash(kind)
+    if name == "boosting":
+        code += _version_of("xgboost-cpu", "xgboost")
     return ModelSpec(name, partial(kind, **options), options, lookback, texts_id, seed, code)
 
 
@@ -106,8 +133,9 @@ def rivals_of(config: Config, texts_id: str) -> list[ModelSpec]:
     specs = [model_spec(config, name, texts_id) for name in names]
     if FACTS in config.evaluation.rivals and config.run.news == "wire":
         settings = {"lookback": 1}  # the facts look back by themselves
-        factory = partial(_class(MODELS["logistic"][0]), **settings)
-        specs.append(ModelSpec(FACTS, factory, settings, 1, "none", config.run.seed))
+        path = MODELS["logistic"][0]
+        factory = partial(_class(path), **settings)
+        specs.append(ModelSpec(FACTS, factory, settings, 1, "none", config.run.seed, _code_of(path)))
     return specs
 
 
@@ -128,6 +156,10 @@ def _version_of(*packages: str) -> str:
         with suppress(metadata.PackageNotFoundError):
             return f"{package} {metadata.version(package)}"
     return ""
+
+
+def _code_of(path: str) -> str:
+    return source_hash(path.partition(":")[0])
 
 
 def _source_hash(kind: type[Any]) -> str:
@@ -165,6 +197,34 @@ def _unknown(what: str, name: str, table: Mapping[str, object]) -> ConfigError:
 def workers_of(config: Config) -> int:
     """Return how many processes may work side by side: what the config says, or one a core."""
     return config.compute.workers or os.cpu_count() or 1
+
+
+def readers_for(config: Config, home: Home, reading: Reading, market: str) -> Readers:
+    """Return what an experiment's method reads headlines through: the configured readers but for what it names.
+
+    Raises ModelError where weights are not there, ConfigError for a chat model that the config does not describe.
+    """
+    if reading.text:
+        config = replace(config, text=replace(config.text, model=reading.text))
+    if reading.scorer == "finbert":
+        config = replace(config, sentiment=replace(config.sentiment, scorer="finbert"))
+    found = readers_of(config, home)
+    if reading.scorer in config.chat:
+        from models.chat_scores import ChatScorer
+
+        settings = check_chats(config)[reading.scorer]
+        return replace(found, scorer=ChatScorer.open(home.cache, settings, builtin.market_name(market)))
+    return found
+
+
+def check_chats(config: Config) -> dict[str, ChatSettings]:
+    """Return the settings of the chat models by name; raise ConfigError for a key that they do not have.
+
+    Called before a config is written into the ledger: a secret pasted under some other key must not get there.
+    """
+    from models.chat import ChatSettings
+
+    return {name: build(ChatSettings, section, f'[chat."{name}"]') for name, section in config.chat.items()}
 
 
 def readers_of(config: Config, home: Home) -> Readers:

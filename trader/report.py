@@ -60,7 +60,9 @@ def figures(outcome: Outcome) -> Table:
         f"{len(signals):,} sessions, {signals[0].session} to {signals[-1].session}; "
         f"{len(outcome.forecasts.folds)} models, lookback {run.lookback}, seed {run.seed}"
     )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, min_width=80
+    )
     table.title_style = "bold"
     table.add_column("[95 % interval]", no_wrap=True)
     table.add_column(_class_name(run.model), justify="right")

@@ -22,10 +22,12 @@ class Span:
     last: date
 
 
-def find_span(store: MarketStore, calendar: Calendar, config: Config, news: str, first: date, last: date) -> Span:
+def find_span(
+    store: MarketStore, calendar: Calendar, config: Config, news: str, first: date, last: date, lookback: int = 0
+) -> Span:
     """Find the sessions to read and to trade; raise NoData where the store has no bars or headlines for them.
 
-    news: the set's name in the store.
+    news: the set's name in the store.   lookback: sessions that the model reads, where more than the config's.
     The first and the last session traded have a bar that was known when they were decided.
     """
     symbol, spec = config.run.market, config.walkforward
@@ -63,7 +65,9 @@ def find_span(store: MarketStore, calendar: Calendar, config: Config, news: str,
             got=f"{sessions[start]}..{sessions[-1]}",
             do="choose other days or another --news; `python -m trader news list` shows the spans",
         )
-    needed = spec.train + spec.validation + 2 * spec.purge + spec.step + Window.warm_up + config.run.lookback
+    needed = (
+        spec.train + spec.validation + 2 * spec.purge + spec.step + Window.warm_up + max(lookback, config.run.lookback)
+    )
     pump = sessions[0] if spec.mode == "expanding" else sessions[max(0, start - needed)]
     return Span(pump, sessions[start], sessions[-1])
 

@@ -205,6 +205,10 @@ class MarketStore:
         )
         return {s: Span(n, date.fromisoformat(first), date.fromisoformat(last)) for s, n, first, last in rows}
 
+    def last_import(self) -> int:
+        """Return the number of the newest import, 0 before the first; it changes with everything that is stored."""
+        return int(self._rows("SELECT coalesce(max(id), 0) FROM imports")[0][0])
+
     def _set_id(self, name: str) -> int:
         found = self._rows("SELECT id FROM news_sets WHERE name = ?", (name,))
         if not found:

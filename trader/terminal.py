@@ -7,6 +7,8 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
+from trader.errors import StoreError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -40,3 +42,13 @@ def print_table(table: Table) -> None:
     with console.capture() as printed:
         console.print(table)
     print("\n".join(line.rstrip() for line in printed.get().splitlines()))
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file that was asked for, and say so; raise StoreError where that cannot be done."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        do = "choose another file"
+        raise StoreError("the file cannot be written", where=path, got=error.strerror, do=do) from error
+    print(f"Written: {path}")

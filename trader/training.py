@@ -7,8 +7,6 @@ array), so a model already in the registry is not trained again, and one whose d
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -20,7 +18,7 @@ import time
 from typing import Any
 
 from models.base import Days, FitReport, Model, ModelFactory
-from models.processes import pool
+from models.processes import as_completed
 from trader.errors import ModelError, TraderError
 from trader.registry import Registry
 from trader.walkforward import Fold
@@ -34,7 +32,8 @@ class ModelSpec:
     """Which model to train. ``factory`` must be importable by other processes; ``settings`` must fit into JSON.
 
     texts_id: fingerprint of the language model whose embeddings it reads.
-    code: hash of the model's own source where it is none of ours, so that changed code is never mistaken.
+    code: hash of the model's source and of what it imports, so that changed code is never mistaken; "" hashes all of
+        models/.
     """
 
     name: str
@@ -130,7 +129,7 @@ class Trainer:
             "seed": seed,
             "train": [train.start, train.stop],
             "validation": [validation.start, validation.stop],
-            "code": [code_hash("models"), spec.code],
+            "code": spec.code or code_hash("models"),
             "versions": {name: metadata.version(name) for name in ("torch", "numpy", "scikit-learn")},
         }
         spans = {
@@ -194,22 +193,7 @@ def _fit(job: _Job, days: Days) -> tuple[str, float]:
 
 
 def _fit_all(jobs: Sequence[_Job], days_of: Callable[[_Job], Days], workers: int) -> Fitted:
-    """Fit jobs as they get done, in any order; few ones stay in this process."""
-    workers = min(workers, len(jobs))
-    if workers < 2:
-        for job in jobs:
-            yield _fit(job, days_of(job))
-        return
-    waiting = list(reversed(jobs))
-    running: set[Future[tuple[str, float]]] = set()
-    try:
-        with pool(workers) as processes:
-            while waiting or running:
-                while waiting and len(running) < 2 * workers:  # bounded: each job in flight holds a copy of its days
-                    job = waiting.pop()
-                    running.add(processes.submit(_fit, job, days_of(job)))
-                done, running = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    yield future.result()
-    except BrokenProcessPool as error:
-        raise ModelError("a training process died", do="look for lack of memory, or lower [compute] workers") from error
+    """Fit jobs as they get done, in any order."""
+    with closing(as_completed(_fit, jobs, days_of, workers)) as done:
+        for _, result in done:
+            yield result

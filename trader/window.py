@@ -50,7 +50,9 @@ class Window:
     """The sessions seen so far of one symbol, oldest first, numbered by position from 0.
 
     headlines_a_day: keep at most so many of a session's headlines, those whose text has the smallest hash (a choice
-    that depends on nothing else); 0 keeps all.  levels: give raw price levels instead of log returns.
+    that depends on nothing else); 0 keeps all.  prefer: words, in lower case; headlines that hold one of them come
+    before all others in that choice.  levels: give raw price levels instead of log returns.  rescore: leave out the
+    scores that the source gave.
     """
 
     warm_up = VOLUME_SESSIONS  # the first positions' volume mean would be over fewer sessions
@@ -63,10 +65,13 @@ class Window:
         *,
         market_text: str,
         headlines_a_day: int = 0,
+        prefer: Sequence[str] = (),
         levels: bool = False,
+        rescore: bool = False,
     ) -> None:
         self.calendar, self._texts, self._scorer = calendar, texts, scorer
-        self._market_text, self._cap, self._levels = market_text, headlines_a_day, levels
+        self._market_text, self._levels, self._rescore = market_text, levels, rescore
+        self._cap, self._prefer = headlines_a_day, tuple(word.lower() for word in prefer)
         self.sessions: list[date] = []
         self.numbers: list[int] = []
         self.bars: list[Bar] = []
@@ -81,6 +86,11 @@ class Window:
     def __len__(self) -> int:
         return len(self.sessions)
 
+    @property
+    def description(self) -> str:
+        """The description of the market that models read."""
+        return self._market_text
+
     def update(self, event: NewsArrived | BarClosed) -> None:
         """Take one event; raise TimeError if it is older than what is already held."""
         if isinstance(event, NewsArrived):
@@ -92,9 +102,10 @@ class Window:
         if self._news_at is not None and event.at <= self._news_at:
             raise TimeError("news out of order", where=event.session, got=event.at, expected=f"after {self._news_at}")
         self._news_at = event.at
-        chosen = _capped(event.news.headline, self._cap)
+        chosen = _capped(event.news.headline, self._cap, self._prefer)
         self._pending[0].extend(event.news.headline[row] for row in chosen)
-        self._pending[1].append(event.news.sentiment[chosen])
+        given = event.news.sentiment[chosen]
+        self._pending[1].append(np.full_like(given, np.nan) if self._rescore else given)
 
     def _take_bar(self, event: BarClosed) -> None:
         bar, number = event.bar, self.calendar.index(event.session)
@@ -199,9 +210,14 @@ class Window:
         return digest.hexdigest()
 
 
-def _capped(headlines: Sequence[str], cap: int) -> list[int]:
-    """Return which headlines to keep, in their order: all, or the ``cap`` of smallest text hash."""
+def _capped(headlines: Sequence[str], cap: int, prefer: Sequence[str] = ()) -> list[int]:
+    """Return which headlines to keep, in their order: all, or the ``cap`` first by (no preferred word, text hash)."""
     if not cap or len(headlines) <= cap:
         return list(range(len(headlines)))
-    hashes = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in headlines]
-    return sorted(sorted(range(len(headlines)), key=hashes.__getitem__)[:cap])
+
+    def rank(row: int) -> tuple[bool, bytes]:
+        text = headlines[row]
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        return not any(word in text.lower() for word in prefer), digest
+
+    return sorted(sorted(range(len(headlines)), key=rank)[:cap])

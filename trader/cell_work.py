@@ -1,0 +1,82 @@
+"""Make one cell of an experiment: train a model, forecast its test days without labels, check one forecast again.
+
+Runs in a worker process; ``trader.experiment`` hands over a job and its days, ``trader.cells`` keeps what comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+import time
+
+import numpy as np
+
+from models.base import Days, Model
+from models.targets import same_day
+from trader.cells import CellFacts, CellResult
+from trader.errors import ModelError, TraderError
+from trader.training import ModelSpec
+
+SAME = 1e-6  # a probability
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A cell to be made. Ranges count from the first day that is handed over; ``use`` is empty for a trial."""
+
+    facts: CellFacts
+    spec: ModelSpec
+    need: int
+    seed: int
+    train: range
+    validation: range
+    use: range
+    sessions: Sequence[str]
+
+
+def evaluate(job: Job, days: Days) -> CellResult | str:
+    """Train one cell and forecast its test days; return what came out, or in one line why nothing did.
+
+    days: from the first day that the first training decision reads to the last test day, all labels known.
+    """
+    started = time.perf_counter()
+    if job.facts.target == "same_day":
+        days = same_day(days)
+    try:
+        model = job.spec.factory()
+        report = model.fit(days.between(0, job.validation.stop), job.train, job.validation, job.seed)
+        rows = _forecast(job, model, days) if job.use else []
+    except ModelError as error:
+        return str(error)
+    loss = report.validation_loss if np.isfinite(report.validation_loss) else None
+    return CellResult(
+        validation_loss=loss,
+        validation_accuracy=report.validation_accuracy,
+        epochs=report.epochs,
+        best_epoch=report.best_epoch,
+        seconds=time.perf_counter() - started,
+        days=rows,
+    )
+
+
+def _forecast(job: Job, model: Model, days: Days) -> list[tuple[str, float, float | None, int, float]]:
+    blind = replace(days, next_return=np.full(len(days), np.nan))
+    made = model.predict(blind, job.use)
+    if not np.isfinite(made.p_up).all():
+        raise ModelError("a forecast that is not a number", where=f"{job.facts.method} {job.facts.market}")
+    at = len(job.use) // 2
+    alone = model.predict(blind.between(job.use[at] - job.need + 1, job.use[at] + 1), [job.need - 1]).p_up[0]
+    if not abs(alone - made.p_up[at]) <= SAME:
+        what = "the forecast changes when the days after it are cut away"
+        raise TraderError(what, where=f"{job.facts.method} {job.sessions[at]}", got=f"{made.p_up[at]} and {alone}")
+    expected = made.expected_return
+    return [
+        (
+            session,
+            float(made.p_up[row]),
+            None if expected is None else float(expected[row]),
+            int(made.p_up[row] > 0.5) - int(made.p_up[row] < 0.5),
+            float(days.next_return[day]),
+        )
+        for row, (session, day) in enumerate(zip(job.sessions, job.use, strict=True))
+    ]

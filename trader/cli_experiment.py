@@ -1,0 +1,151 @@
+"""The command ``experiment``: read the words, run or resume, print tables, write CSV and Markdown."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+import textwrap
+from typing import TYPE_CHECKING
+
+from trader.errors import ConfigError
+from trader.terminal import print_table, settings, write
+
+if TYPE_CHECKING:
+    from trader.experiment import Request
+
+WIDTH = 100
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``experiment finin`` and its words."""
+    parser = commands.add_parser("experiment", help="rerun a paper's tables on your own news, with error bars")
+    names = parser.add_subparsers(required=True, metavar="PAPER")
+    parser = names.add_parser("finin", help="FININ: language models, baselines, ablations, claims")
+    _add_inputs(parser)
+    parser.add_argument("--tables", metavar="N,N", default="1,2,3", help="1 language models, 2 methods, 3 ablations")
+    parser.add_argument("--methods", metavar="A,B", default="", help="only these rows; a wrong name lists them")
+    parser.add_argument(
+        "--target",
+        choices=["next-day", "same-day"],
+        default="next-day",
+        help="same-day measures how well the news is read; it is no trading signal",
+    )
+    parser.add_argument("--quick", action="store_true", help="one seed and two settings tried; marked in the output")
+    parser.add_argument("--resume", action="store_true", help="go on with the newest experiment that is not finished")
+    parser.add_argument("--show", metavar="N", help="only show an experiment: its number, or latest")
+    parser.add_argument("--metric", choices=["sharpe", "accuracy", "pnl"], default="sharpe", help="in the terminal")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every figure")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the whole page")
+    parser.set_defaults(command=experiment)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: config.toml in this folder)")
+    parser.add_argument("--home", metavar="DIR", help="stores, caches, models, ledger (default: TRADER_HOME, or var/)")
+    parser.add_argument("--market", metavar="A,B", default=None, help="markets, with commas between (default: sp500)")
+    parser.add_argument("--news", metavar="NAME", default=None, help="wire, or a news set you imported")
+    parser.add_argument("--from", dest="first", metavar="DAY", help="YYYY, YYYY-MM or YYYY-MM-DD (default: all)")
+    parser.add_argument("--to", dest="last", metavar="DAY", help="the same")
+
+
+def add_search(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``search finin`` and its words."""
+    parser = commands.add_parser("search", help="search a model's settings on validation, resumable")
+    parser = parser.add_subparsers(required=True, metavar="MODEL").add_parser("finin", help="the paper's 81 settings")
+    _add_inputs(parser)
+    parser.add_argument("--sampler", choices=["grid", "tpe"], default="grid", help="grid: all of them (default)")
+    parser.add_argument("--trials", type=int, metavar="N", help="at most so many settings, earlier calls included")
+    parser.add_argument("--limit", type=int, default=10, metavar="N", help="show the best N (default 10)")
+    parser.set_defaults(command=search)
+
+
+def search(options: argparse.Namespace) -> None:
+    """Search FININ's settings, then print the best of them and the lines for config.toml."""
+    from trader.experiment_page import search_table
+    from trader.experiment_search import search_finin
+    from trader.progress import watching
+
+    config, home = settings(options)
+    request = _request(options, config.run.market, config.run.news)
+    with watching() as watch:
+        found = search_finin(config, home, request, sampler=options.sampler, trials=options.trials, watch=watch)
+    print_table(search_table(found, options.limit))
+    print(f"{len(found.trials)} settings tried, {sum(trial.now for trial in found.trials)} of them now.")
+    print("\n".join(["[model.finin]", *(f"{key} = {value}" for key, value in found.best.items())]))
+
+
+def experiment(options: argparse.Namespace) -> None:
+    """Run, resume or show an experiment, then print and write what it found."""
+    from trader import experiment as engine
+    from trader import experiment_page as page
+    from trader.cells import Cells
+    from trader.experiment_claims import judge
+    from trader.experiment_tables import measure
+    from trader.outcome import Home
+    from trader.progress import watching
+
+    config, home = settings(options)
+    ledger = Home(home).ledger
+    if options.show:
+        with Cells.open(ledger) as cells:
+            row = cells.experiment(options.show)
+    else:
+        if options.resume:
+            with Cells.open(ledger) as cells:
+                config, request = engine.resumed(cells.experiment(unfinished=True), config)
+        else:
+            request = _request(options, config.run.market, config.run.news)
+        with watching() as watch:
+            row = engine.run(config, home, request, watch=watch)
+    with Cells.open(ledger) as cells:
+        results = measure(cells, row)
+    verdicts = judge(results)
+    for part in page.terminal(results, verdicts, options.metric):
+        if isinstance(part, str):
+            print(textwrap.fill(part, WIDTH))
+        else:
+            print_table(part)
+    if options.csv:
+        write(options.csv, page.as_csv(results))
+    if options.markdown:
+        write(options.markdown, page.as_markdown(results, verdicts, _title(results.target)))
+
+
+def _title(target: str) -> str:
+    return "Does FININ read? News against the same day" if target == "same_day" else "FININ: the paper's tables"
+
+
+def _request(options: argparse.Namespace, market: str, news: str) -> Request:
+    from trader.config import day_of
+    from trader.experiment import Request
+
+    first = day_of(options.first, end=False) if options.first else None
+    last = day_of(options.last, end=True) if options.last else None
+    if first and last and first > last:
+        raise ConfigError("--from lies after --to", got=f"{first} and {last}")
+    request = Request(markets=_words(options.market or market), news=options.news or news, first=first, last=last)
+    if "tables" not in options:
+        return request
+    return replace(
+        request,
+        tables=_tables(options.tables),
+        target="same_day" if options.target == "same-day" else "next_day",
+        quick=options.quick,
+        only=_words(options.methods),
+    )
+
+
+def _tables(listed: str) -> tuple[int, ...]:
+    try:
+        tables = tuple(sorted({int(number) for number in listed.split(",")}))
+    except ValueError as error:
+        raise ConfigError("--tables wants numbers", got=listed, expected="for example 1,2,3") from error
+    if set(tables) - {1, 2, 3}:
+        do = "table 4 is `python -m trader why RUN SESSION --search WORD`"
+        raise ConfigError("no such table", got=listed, expected="1, 2 or 3", do=do)
+    return tables
+
+
+def _words(listed: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in listed.split(",") if word.strip()))

@@ -1,0 +1,302 @@
+"""Write an experiment down: tables for the terminal, one long CSV file, one Markdown page.
+
+Every figure stands with its 95 % interval, the paper's own beside it in parentheses, and a place without a figure says
+why. Nothing is computed here: see ``trader.experiment_tables`` and ``trader.claims``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+import csv
+import io
+import textwrap
+
+from rich import box
+from rich.table import Table
+
+from trader.experiment_claims import Verdicts
+from trader.experiment_tables import PROTOCOLS, Place, Results, Row
+from trader.search import SearchResult
+
+WIDTH = 100
+TITLES = {
+    1: "Table 1: language models",
+    2: "Table 2: methods",
+    3: "Table 3: what each input is worth",
+}
+LABELS = {
+    "accuracy": "accuracy",
+    "pnl": "paper PnL, sum over a window",
+    "sharpe": "Sharpe ratio, annual",
+    "correlation": "correlation with the return",
+}
+NOT_MEASURED = "–"
+
+
+def written(value: float, metric: str) -> str:
+    """Write a figure as a person reads it.
+
+    >>> written(-0.1234, "pnl"), written(0.5204, "accuracy"), written(1.5, "sharpe")
+    ('−0.123', '52.0 %', '1.50')
+    """
+    if metric == "accuracy":
+        return f"{value * 100:.1f} %"
+    return f"{value:.{3 if metric == 'pnl' else 2}f}".replace("-", "−")
+
+
+def entry(results: Results, table: int, place: Place, metric: str) -> tuple[str, str, str]:
+    """Return a figure, its interval, and the paper's own in parentheses; "" for what there is not."""
+    paper = results.paper.get((table, place), {}).get(metric)
+    beside = f"({written(paper, metric)})" if paper is not None else ""
+    figure = results.figures.get(place, {}).get(metric)
+    if figure is None or figure.value is None:
+        return NOT_MEASURED, "", beside
+    if figure.low is None or figure.high is None:
+        return written(figure.value, metric), "", beside
+    low, high = (written(bound, metric).removesuffix(" %") for bound in (figure.low, figure.high))
+    return written(figure.value, metric), f"[{low}, {high}]", beside
+
+
+def why_empty(results: Results, row: Row, market: str) -> str:
+    """Return why a row has no figure on a market at all, or "" where it has one."""
+    if any(place.method == row.key and place.market == market for place in results.figures):
+        return ""
+    missing = results.experiment.facts.get("missing", {}).get(row.key, {}).get(market, "")
+    waiting = [why for place, why in results.gaps.items() if (place.method, place.market) == (row.key, market)]
+    return missing or (waiting[0] if waiting else "not run")
+
+
+def tables_of(results: Results) -> list[int]:
+    """Return the numbers of the paper's tables that the experiment has."""
+    return [number for number in (1, 2, 3) if number in results.experiment.request["tables"]]
+
+
+def title_of(results: Results, table: int, row: Row) -> str:
+    """Return how a table names a row: among language models FININ stands for the one that it read through."""
+    if table == 1 and row.key == "finin":
+        return f"FININ, {results.experiment.request['settings']['text']['model']}"
+    return row.title
+
+
+def rows_of(results: Results, table: int) -> list[Row]:
+    """Return the rows of a table, in its order."""
+    return [row for row in results.rows if table in row.tables]
+
+
+def terminal(results: Results, verdicts: Verdicts, metric: str = "sharpe") -> Iterator[Table | str]:
+    """Yield tables and lines for a terminal of 100 columns: one metric of every table, then what it means."""
+    if results.target == "same_day":
+        yield "Reading: the day's news against the SAME day's return, its own bar masked; no trading signal"
+        yield reading_table(results)
+    else:
+        for number in tables_of(results):
+            for market in results.markets:
+                for protocol in results.protocols:
+                    days = results.days(market, protocol)
+                    yield f"{TITLES[number]}, {market}, {PROTOCOLS[protocol]}, {days:,} test days"
+                    yield table_of(results, number, market, protocol, metric)
+    yield from paragraphs(results, verdicts)
+
+
+def table_of(results: Results, number: int, market: str, protocol: str, metric: str) -> Table:
+    """Return one metric of one of the paper's tables on one market by one protocol: methods × lookbacks."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column(f"{LABELS[metric]}\n[95 %] (paper)", no_wrap=True)
+    for lookback in results.lookbacks:
+        table.add_column(f"{lookback} {'day' if lookback == 1 else 'days'}", justify="right", no_wrap=True)
+    for row in rows_of(results, number):
+        if why := why_empty(results, row, market):
+            table.add_row(
+                f"{row.title}\n  {textwrap.shorten(why, 24, placeholder=' …')}",
+                *[NOT_MEASURED] * len(results.lookbacks),
+            )
+            continue
+        cells = [entry(results, number, Place(row.key, market, t, protocol), metric) for t in results.lookbacks]
+        title = title_of(results, number, row)
+        table.add_row(title, *(f"{value} {paper}".rstrip() + f"\n{interval}" for value, interval, paper in cells))
+    return table
+
+
+def reading_table(results: Results) -> Table:
+    """Return the same-day figures: how well each method reads the day's news against the day's own return."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("[95 % interval]", no_wrap=True)
+    for market in results.markets:
+        table.add_column(f"{market}\ncorrelation", justify="right", no_wrap=True)
+        table.add_column("\nright signs", justify="right", no_wrap=True)
+    for row in results.rows:
+        cells = []
+        for market in results.markets:
+            place = Place(row.key, market, 1, "walkforward")
+            for metric in ("correlation", "accuracy"):
+                value, interval, _ = entry(results, 0, place, metric)
+                cells.append(f"{value}\n{interval}")
+        table.add_row(row.title, *cells)
+    return table
+
+
+def paragraphs(results: Results, verdicts: Verdicts) -> Iterator[str]:
+    """Yield what stands below the tables, in plain sentences."""
+    if results.target == "same_day":
+        yield "This measures reading. It is no trading signal: the return is over when the news is read."
+    yield from (claim.sentence for claim in verdicts.claims)
+    yield from verdicts.sentences
+    yield from gaps(results)
+    yield budget(results)
+
+
+def gaps(results: Results) -> Iterator[str]:
+    """Yield one sentence a row that has no figure, with the reason, and one for rows that lack some."""
+    for row in results.rows:
+        for market in results.markets:
+            if why := why_empty(results, row, market):
+                yield f"{row.title}, {market}: {why}."
+    partly = [place for place in results.gaps if place in results.figures]
+    lacking = [place for place in results.gaps if place not in results.figures]
+    if partly:
+        yield f"{len(partly)} places have fewer seeds than planned; --resume makes the rest."
+    if lacking:
+        yield f"{len(lacking)} places are not run yet; --resume makes them."
+
+
+def budget(results: Results) -> str:
+    """Say in one paragraph what was spent, and what was chosen how."""
+    settings = results.experiment.request["settings"]["experiment"]
+    spans = results.experiment.facts.get("spans", {})
+    quick = "A QUICK run: one seed, two settings tried. " if results.experiment.request["quick"] else ""
+    cap = settings["headlines_a_day"]
+    span = "; ".join(f"{market} {first} to {last}" for market, (first, last) in spans.items())
+    most = f"At most {cap} headlines a day by hash of the text" if cap else "All headlines"
+    if prefer := results.experiment.request["settings"]["inputs"]["prefer"]:
+        most += f", those with one of the words {', '.join(prefer)} first"
+    return (
+        f"{quick}Experiment {results.experiment.id}, {span}. {results.trained:,} cells, "
+        f"{results.seconds / 60:,.0f} minutes of one core. {most}; one setting a method and market, the "
+        f"best of at most {settings['trials']} on the validation of the first window at lookback "
+        f"{settings['search_lookback']}, then frozen; seeds: {settings['seeds']} for FININ, 1 for the others; "
+        f"walk-forward retrained every {settings['walk_step']} sessions, {settings['walk_mode']}. Figures are of the "
+        f"signals, close to close, without costs. Intervals: stationary bootstrap within windows."
+    )
+
+
+def search_table(found: SearchResult, limit: int) -> Table:
+    """Return the best settings of a search, lowest validation loss first; those that failed last, with their reason."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in (*found.best, "log loss, nats", "seconds"):
+        table.add_column(str(name), justify="right")
+    ranked = sorted(found.trials, key=lambda trial: (trial.value is None, trial.value or 0.0, trial.number))
+    for trial in ranked[:limit]:
+        shown = trial.reason if trial.value is None else f"{trial.value:.4f}"
+        table.add_row(*(str(trial.settings[key]) for key in found.best), shown, f"{trial.seconds:.1f}")
+    return table
+
+
+# CSV and Markdown
+
+COLUMNS = (
+    *("method", "title", "market", "lookback", "protocol", "metric", "value", "low", "high", "seed_sd"),
+    *("test_days", "paper", "why_not"),
+)
+
+
+def as_csv(results: Results) -> str:
+    """Return every figure as one long CSV table."""
+    out = io.StringIO()
+    lines = csv.writer(out, lineterminator="\n")
+    lines.writerow(COLUMNS)
+    for row in results.rows:
+        for market in results.markets:
+            if why := why_empty(results, row, market):
+                lines.writerow([row.key, row.title, market, *[""] * 9, why])
+        for place in (place for place in results.figures if place.method == row.key):
+            for metric, figure in results.figures[place].items():
+                paper = next(
+                    (results.paper[n, place].get(metric) for n in (2, 1, 3) if (n, place) in results.paper), None
+                )
+                values = [figure.value, figure.low, figure.high, figure.seed_sd]
+                days = len(results.positions[place].next_return)
+                why = results.gaps.get(place, "")
+                lines.writerow([place.method, row.title, *place[1:], metric, *values, days, paper, why])
+    return out.getvalue()
+
+
+def as_markdown(results: Results, verdicts: Verdicts, title: str) -> str:
+    """Return the whole experiment as one Markdown page."""
+    parts = [f"# {title}", *(_markdown_intro(results)), *_markdown_claims(verdicts)]
+    if results.target == "same_day":
+        parts += _markdown_reading(results)
+    else:
+        for number in tables_of(results):
+            parts.append(f"## {TITLES[number]}")
+            for market in results.markets:
+                for protocol in results.protocols:
+                    for metric in ("sharpe", "accuracy", "pnl"):
+                        parts += _markdown_table(results, number, market, protocol, metric)
+    parts += ["## What is not there, and what was spent", *gaps(results), budget(results), *_markdown_settings(results)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_intro(results: Results) -> Sequence[str]:
+    if results.target == "same_day":
+        return [
+            "How well each method reads: the day's news against the same day's return, the day's own bar masked, "
+            "walk-forward out of sample. No trading signal: the return is over when the news is read."
+        ]
+    few = [
+        f"On {market} the span holds {len(lengths)} of the paper's ten windows."
+        for market in results.markets
+        if (lengths := _windows(results, market)) and len(lengths) < 10
+    ]
+    return [
+        "Our figure with its 95 % interval; in parentheses the paper's, on its own data, never mixed with ours. "
+        "Signals, close to close, no costs. " + " ".join(few)
+    ]
+
+
+def _windows(results: Results, market: str) -> Sequence[int]:
+    for place, held in results.positions.items():
+        if (place.market, place.protocol) == (market, "windows"):
+            return list(held.windows)
+    return []
+
+
+def _markdown_claims(verdicts: Verdicts) -> list[str]:
+    found = [*(claim.sentence for claim in verdicts.claims), *verdicts.sentences]
+    return ["## Claims", "\n".join(f"- {line}" for line in found)] if found else []
+
+
+def _markdown_table(results: Results, number: int, market: str, protocol: str, metric: str) -> list[str]:
+    days = results.days(market, protocol)
+    head = f"### {market}, {PROTOCOLS[protocol]} ({days:,} test days): {LABELS[metric]}"
+    lines = ["| method | " + " | ".join(f"t = {t}" for t in results.lookbacks) + " |"]
+    lines.append("|---|" + "---:|" * len(results.lookbacks))
+    for row in rows_of(results, number):
+        cells = []
+        for lookback in results.lookbacks:
+            value, interval, paper = entry(results, number, Place(row.key, market, lookback, protocol), metric)
+            cells.append(" ".join(part for part in (value, interval, paper) if part))
+        lines.append(f"| {title_of(results, number, row)} | " + " | ".join(cells) + " |")
+    return [head, "\n".join(lines)]
+
+
+def _markdown_reading(results: Results) -> list[str]:
+    lines = ["| method | " + " | ".join(f"{m}: correlation | right signs" for m in results.markets) + " |"]
+    lines.append("|---|" + "---:|---:|" * len(results.markets))
+    for row in results.rows:
+        cells = []
+        for market in results.markets:
+            for metric in ("correlation", "accuracy"):
+                value, interval, _ = entry(results, 0, Place(row.key, market, 1, "walkforward"), metric)
+                cells.append(f"{value} {interval}".rstrip())
+        lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
+    days = ", ".join(f"{market} {results.days(market, 'walkforward'):,}" for market in results.markets)
+    return [f"## Reading ({days} test days)", "\n".join(lines)]
+
+
+def _markdown_settings(results: Results) -> list[str]:
+    lines = [
+        f"| {row.title} | {market} | {', '.join(f'{k} {v}' for k, v in setting.items()) or 'the defaults'} |"
+        for row in results.rows
+        for market, setting in results.experiment.facts.get("settings", {}).get(row.key, {}).items()
+    ]
+    return ["Settings chosen on validation:", "\n".join(["| method | market | setting |", "|---|---|---|", *lines])]

@@ -1,0 +1,111 @@
+"""Plan the cells of an experiment: which days, which model with which settings, and the name that all of it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+import hashlib
+import json
+from typing import Any, Literal
+
+from models.base import Days
+from trader.cell_work import Job
+from trader.cells import CellFacts
+from trader.config import Config
+from trader.experiment_inputs import Inputs
+from trader.methods import Method, Settings
+from trader.parts import model_spec
+from trader.training import fold_seed
+from trader.walkforward import Fold
+from trader.window import Window
+
+Target = Literal["next_day", "same_day"]
+
+# What shapes a cell beside its model: how it is cut out, trained and forecast.
+OWN = "experiment-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A job, and where its days are taken from when it is due."""
+
+    job: Job
+    window: Window
+    first: int
+    stop: int
+
+    @property
+    def facts(self) -> CellFacts:
+        """What the cell is."""
+        return self.job.facts
+
+    def days(self) -> Days:
+        """Return the days that the job reads, with all their labels: a copy, so made when it is due."""
+        return self.window.learnable(self.first, self.stop)
+
+
+def plan_cell(
+    config: Config,
+    target: Target,
+    row: Method,
+    inputs: Inputs,
+    lookback: int,
+    protocol: str,
+    split: int,
+    seed: int,
+    fold: Fold,
+    setting: Settings,
+) -> Planned:
+    """Cut a fold of a market's sessions out for a method, and name the cell by all that shapes it.
+
+    protocol: "trial", "windows" or "walkforward".   seed: 0, 1, 2 …, on top of the config's.   setting: wins over the
+    method's own settings, which win over the config's. Raises ConfigError for a setting that the model does not have,
+    ModelError where what it needs is not installed.
+    """
+    options = {**config.model.get(row.model, {}), **row.settings, **setting}
+    run = replace(config.run, lookback=lookback, market=inputs.market)
+    spec = model_spec(replace(config, run=run, model={row.model: options}), row.model, inputs.texts_id)
+    same = target == "same_day"
+    need = spec.lookback
+    first = fold.train.start - need + 1 - same
+    stop = max(fold.use.stop, fold.validation.stop)
+    sessions = [str(day) for day in inputs.window.sessions]
+    shape = {
+        "model": row.model,
+        "settings": dict(spec.settings),
+        "code": [spec.code, OWN],
+        "texts": inputs.texts_id,
+        "target": target,
+        "ranges": [[part.start - first, part.stop - first] for part in (fold.train, fold.validation, fold.use)],
+        "seed": config.run.seed + seed,
+        "market": inputs.window.description,
+        # The first ones shape the first day's features, the last one holds the last label.
+        "days": inputs.digests[max(0, first - Window.warm_up - 1) : stop + 1],
+    }
+    facts = CellFacts(
+        cell=hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest(),
+        method=row.key,
+        market=inputs.market,
+        target=target,
+        lookback=lookback,
+        protocol=protocol,
+        split=split,
+        seed=seed,
+        setting=json.dumps({**row.settings, **setting}, sort_keys=True),
+        train_first=sessions[fold.train.start],
+        train_last=sessions[fold.train.stop - 1],
+        validation_first=sessions[fold.validation.start],
+        validation_last=sessions[fold.validation.stop - 1],
+    )
+    train, validation, use = (
+        range(part.start - first, part.stop - first) for part in (fold.train, fold.validation, fold.use)
+    )
+    own_seed = fold_seed(config.run.seed + seed, row.model, facts.train_last)
+    shown = [sessions[at] for at in fold.use]
+    job = Job(facts, spec, need, own_seed, train, validation, use, shown)
+    return Planned(job, inputs.window, first, stop)
+
+
+def place_of(cell: Mapping[str, Any]) -> str:
+    """Name the place in the tables that a cell belongs to."""
+    return f"{cell['method']}|{cell['market']}|{cell['lookback']}|{cell['protocol']}"
