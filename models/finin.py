@@ -1,32 +1,16 @@
 """FININ: weigh each of a day's headlines by the market it falls into, and say whether tomorrow closes higher.
 
+``models.finin_network`` holds its configuration and its network, and says what the paper leaves open; ``Finin`` here
+feeds the network with Days, trains it and forecasts. Letters as there.
+
 Source: Wang, Cohen, Ma, "Modeling News Interactions and Influence for Financial Market Prediction",
 Findings of EMNLP 2024, arXiv 2410.10614; equation numbers below are theirs.
-
-Read top to bottom: the configuration, the network (data fusion encoder → influence quantifier → prediction head),
-then ``Finin``, which feeds it with Days. A day is encoded once, whatever the number of windows it lies in.
-
-Letters, beside those of models.base (S F M N D B t H):
-    A attention heads   K width of one head's query, key and value   E width of an encoded day: 2H, or H without news
-
-What the paper leaves open, and what is done here:
-    activations          GELU, with dropout, between the linear layers of every MLP; none after the last
-    heads and widths     heads need not divide the width: each head has the whole width K (projections to A·K)
-    news–news attention  r^(f) = LayerNorm(r^(e) + attention), as in Vaswani et al.; no feed-forward after it
-    market–news          no residual: the market state goes to the head by itself; the A·K values are mapped to H
-    weights shown        the mean over heads, which still sums to 1
-    scales               market features standardised on the training days and cut at ±5 (a crash is rare, not 20 σ);
-                         embeddings scaled by one factor, which brings the market's description to unit mean square
-    a day without news   a learned vector in the place of r_d^(f)
-    training             at most ``train_headlines`` of a day, drawn anew each epoch; forecasts read all of them
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 import math
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,9 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.base import Days, FitReport, Prediction, Standardiser, Weights
+from models.base import Attention, Days, FitReport, Prediction, Standardiser, Weights
+from models.finin_network import Block, FininConfig, Network
 from models.fitting import Recipe, descend, held, log_loss, reproducible, runs
-from trader.errors import ConfigError, ModelError
+from trader.errors import ModelError
+
+__all__ = ["Finin", "FininConfig", "Network"]
 
 # Bits come from shapes: what a forecast runs through is shaped by the day's own number of headlines and by nothing
 # else. Headlines are padded to a multiple of PAD, days of one padded length go in batches of one size, windows
@@ -44,198 +31,85 @@ from trader.errors import ConfigError, ModelError
 # 2, 3, 5, 6, 7, 9 … rows the last rows are rounded otherwise than the first, in multiples of 4 all alike.
 PAD, PAD_TOKENS, HEAD_BATCH = 16, 1024, 64
 
-HEADS = ("mlp", "cnn", "lstm")
+NORM_DAYS = 128  # training days at most that day_norm is measured on
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FininConfig:
-    """What is chosen before training; ConfigError where a value cannot be used.
+def padded(headlines: int) -> int:
+    """Return the length that a day of so many headlines is padded to."""
+    return max(1, -(-headlines // PAD)) * PAD
 
-    The paper selects layers, hidden, heads and qkv on validation; it states no optimiser: those defaults are ours,
-    set for the few hundred samples of a fold, whose signal is near zero.
+
+def together(pad: int) -> int:
+    """Return how many days of one padded length are forecast together."""
+    return max(1, PAD_TOKENS // pad // 8 * 8)
+
+
+def text_scaling(how: str, days: Days, train: range) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Measure mean and factor (D,) that bring embeddings to unit mean square; see FininConfig.text_scale.
+
+    "one" asks the market's description alone; the others the headlines of the training days, each text once.
     """
-
-    lookback: int = 5  # t, sessions; the paper: 1, 3, 5, 10, 20
-    hidden: int = 32  # H; the paper: 16, 32, 64
-    layers: int = 2  # linear layers of each MLP; the paper: 2, 3, 4
-    heads: int = 3  # A; the paper: 1, 3, 6
-    qkv: int = 32  # K, of each head; the paper: 32, 64, 128
-    head: str = "mlp"  # pred of eq. 7: mlp (the paper's choice), cnn, lstm
-    news: bool = True  # False: the paper's −NTP −NNP, market alone
-    text: bool = True  # False: −MTP −NTP, numbers alone
-    quantifier: bool = True  # False: −MIQ, the day's headlines are averaged
-    dropout: float = 0.2  # share of units; ours
-    learning_rate: float = 1e-3  # AdamW's; ours
-    weight_decay: float = 0.1  # AdamW's, on matrices; ours
-    clip: float = 1.0  # largest gradient norm; ours
-    epochs: int = 30  # at most; ours
-    patience: int = 6  # epochs without a lower validation log loss; ours
-    batch_days: int = 32  # decisions in a training step, consecutive; ours
-    train_headlines: int = 256  # most headlines of a day in one training step, 0 for all; ours
-    device: str = "cpu"  # or "cuda"
-
-    def __post_init__(self) -> None:
-        # Seen on other widths: bits that depend on a day's place in its batch.
-        if self.hidden < 16 or self.hidden % 8:
-            raise ConfigError("hidden is no width", where="finin", got=self.hidden, expected="16, 24, 32 or more by 8")
-        if self.qkv < 8 or self.qkv % 8:
-            raise ConfigError("qkv is no width", where="finin", got=self.qkv, expected="8, 16, 24 or more by 8")
-        for name in ("lookback", "layers", "heads", "epochs", "patience", "batch_days"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is too small", where="finin", got=getattr(self, name), expected="at least 1")
-        if self.head not in HEADS:
-            raise ConfigError("no such prediction head", where="finin", got=self.head, expected=", ".join(HEADS))
-        if not 0 <= self.dropout < 1:
-            raise ConfigError("dropout is not a share", where="finin", got=self.dropout, expected="0 ≤ dropout < 1")
+    D = days.texts.width
+    mean, factor = np.zeros(D), np.ones(D)
+    texts = np.unique(days.news_text[days.news_offset[train.start] : days.news_offset[train.stop]])
+    if how == "one" or (how != "layer_norm" and not len(texts)):
+        norm = float(np.linalg.norm(days.texts.rows(np.array([days.market_text]))))
+        factor *= math.sqrt(D) / norm if norm > 0 else 1.0
+    elif how != "layer_norm":
+        rows = days.texts.rows(texts)  # (texts, D)
+        mean, variance = rows.mean(axis=0, dtype=np.float64), rows.var(axis=0, dtype=np.float64)
+        variance = variance if how == "standardised" else np.full(D, variance.mean())
+        factor = np.where(variance > 1e-12, 1 / np.sqrt(np.maximum(variance, 1e-12)), 1.0)
+    return mean.astype(np.float32), factor.astype(np.float32)
 
 
-class Block(NamedTuple):
-    """B days side by side, of N headlines at most; their headlines in one column of M, dummies being zero."""
+def targets(config: FininConfig, next_return: NDArray[np.float64], train: range) -> list[NDArray[np.float64]]:
+    """Make the auxiliary targets (S,) in the order of the outputs, standardised on ``train``, NaN outside it.
 
-    market: Tensor  # (B, F) standardised
-    market_text: Tensor  # (1, D) frozen embedding of the market's description
-    text: Tensor  # (M, D) frozen embeddings
-    sentiment: Tensor  # (M, 3) negative, neutral, positive
-    place: Tensor  # (M,) int64, where each of them lies in (B·N,)
-    mask: Tensor  # (B, N) bool, True where there is a headline
-
-
-def mlp(config: FininConfig, width: int, out: int) -> nn.Sequential:
-    """Build ``layers`` linear layers, width → H → … → out."""
-    layers: list[nn.Module] = []
-    for _ in range(config.layers - 1):
-        layers += [nn.Linear(width, config.hidden), nn.GELU(), nn.Dropout(config.dropout)]
-        width = config.hidden
-    return nn.Sequential(*layers, nn.Linear(width, out))
+    A return over several sessions is NaN too where it would read a label that lies behind ``train``.
+    """
+    inside = np.full(len(next_return), np.nan)
+    inside[train.start : train.stop] = next_return[train.start : train.stop]
+    sums = np.full(len(next_return), np.nan)
+    if len(train) >= config.horizon:
+        over = np.lib.stride_tricks.sliding_window_view(inside[train.start : train.stop], config.horizon).sum(axis=1)
+        sums[train.start : train.start + len(over)] = over
+    raw = {"return": inside, "horizon": sums, "volatility": np.abs(inside)}
+    return [_standard(raw[name]) for name in config.auxiliary]
 
 
-class Turn(nn.Module):
-    """(B, t, E) → (B, E, t), as a convolution wants it."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Swap days and width."""
-        return x.transpose(1, 2)
+def _standard(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = numbers[~np.isnan(numbers)]
+    return (numbers - known.mean()) / (known.std() or 1.0) if len(known) else numbers
 
 
-class LastState(nn.Module):
-    """An LSTM over the days, oldest first: (B, t, E) → its last state (B, H)."""
+def _loss(said: Tensor, asked: Tensor, weights: Tensor) -> Tensor:
+    """Log loss of the direction plus, weighted, Huber's of each auxiliary target; what is NaN is not asked.
 
-    def __init__(self, width: int, H: int) -> None:
+    said, asked: (B, O).   weights: (O − 1,).
+    """
+    loss = F.binary_cross_entropy_with_logits(said[:, 0], asked[:, 0])
+    if len(weights):
+        known = ~asked[:, 1:].isnan()  # (B, O − 1)
+        errors = F.huber_loss(said[:, 1:], asked[:, 1:].nan_to_num(), reduction="none") * known  # (B, O − 1)
+        loss = loss + (errors.sum(0) / known.sum(0).clamp(min=1)) @ weights
+    return loss
+
+
+class Pretraining(nn.Module):
+    """The news side alone under a head of its own: blocks of B days → direction and size of their own return (B, 2)."""
+
+    def __init__(self, network: Network, head: nn.Module) -> None:
         super().__init__()
-        self.recur = nn.LSTM(width, H, batch_first=True)
+        self.network, self.head = network, head
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run through all days."""
-        states: Tensor = self.recur(x)[0]  # (B, t, H)
-        return states[:, -1]  # (B, H)
-
-
-def prediction_head(config: FininConfig, width: int) -> nn.Sequential:
-    """Build pred of eq. 7, windows (B, t, E = width) → logits (B, 1); the paper's final choice is the MLP."""
-    t, H, drop = config.lookback, config.hidden, nn.Dropout(config.dropout)
-    if config.head == "cnn":
-        convolve = nn.Conv1d(width, H, kernel_size=min(3, t), padding="same")
-        return nn.Sequential(Turn(), convolve, nn.GELU(), nn.Flatten(), drop, nn.Linear(t * H, 1))
-    if config.head == "lstm":
-        return nn.Sequential(LastState(width, H), drop, nn.Linear(H, 1))
-    return nn.Sequential(nn.Flatten(), mlp(config, t * width, 1))
-
-
-class NewsAttention(nn.Module):
-    """Each headline looks at all headlines of its day: r^(e) → r^(f) (section 4.2, first layer)."""
-
-    def __init__(self, config: FininConfig) -> None:
-        super().__init__()
-        self.heads, width = config.heads, config.heads * config.qkv
-        self.qkv = nn.Linear(config.hidden, 3 * width)
-        self.out = nn.Linear(width, config.hidden)
-        self.drop = nn.Dropout(config.dropout)
-        self.norm = nn.LayerNorm(config.hidden)
-
-    def forward(self, r: Tensor, mask: Tensor) -> Tensor:
-        """(B, N, H) headlines, (B, N) which of them may be looked at → (B, N, H)."""
-        B, N, _ = r.shape
-        q, k, v = self.qkv(r).view(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, A, N, K)
-        # No dropout inside: with it the fused kernel, whose memory is linear in N, is not taken.
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])  # (B, A, N, K)
-        y = self.out(y.transpose(1, 2).reshape(B, N, -1))  # (B, N, H)
-        refined: Tensor = self.norm(r + self.drop(y))  # (B, N, H)
-        return refined
-
-
-class MarketAttention(nn.Module):
-    """The market state, as the only query, weighs the day's headlines (eq. 6)."""
-
-    def __init__(self, config: FininConfig) -> None:
-        super().__init__()
-        self.heads, width = config.heads, config.heads * config.qkv
-        self.q = nn.Linear(config.hidden, width)
-        self.kv = nn.Linear(config.hidden, 2 * width)
-        self.out = nn.Linear(width, config.hidden)
-        self.drop = nn.Dropout(config.dropout)
-
-    def forward(self, m: Tensor, r: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H) market, (B, N, H) headlines, (B, N) mask → (B, H) r_d^(f), (B, N) weights, mean over heads."""
-        B, N, _ = r.shape
-        q = self.q(m).view(B, self.heads, 1, -1)  # (B, A, 1, K)
-        k, v = self.kv(r).view(B, N, 2, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, A, N, K)
-        scores = q @ k.transpose(2, 3) / math.sqrt(k.shape[-1])  # (B, A, 1, N)  eq. 6
-        scores = scores.masked_fill(~mask[:, None, None, :], -math.inf)  # news only: the market is no key of its own
-        weights = scores.softmax(-1)  # (B, A, 1, N)
-        y = self.out((weights @ v).view(B, -1))  # (B, A, 1, K) → (B, A·K) → (B, H)
-        return self.drop(y), weights.squeeze(2).mean(1)  # (B, H), (B, N)
-
-
-class Network(nn.Module):
-    """The whole of figure 2. D: width of the language model; features: F.   The language model is not part of it."""
-
-    scale: Tensor
-
-    def __init__(self, config: FininConfig, D: int, features: int) -> None:
-        super().__init__()
-        self.config, H = config, config.hidden
-        fused = 2 * H if config.text else H
-        self.e1, self.f1 = mlp(config, features, H), mlp(config, fused, H)
-        if config.text:
-            self.e_t = nn.Linear(D, H)
-            self.register_buffer("scale", torch.ones(()))  # brings one embedding to unit mean square
-        if config.news:
-            self.e2, self.f2 = mlp(config, 3, H), mlp(config, fused, H)
-            self.no_news = nn.Parameter(torch.zeros(H))
-            if config.quantifier:
-                self.news_news, self.market_news = NewsAttention(config), MarketAttention(config)
-        self.head = prediction_head(config, 2 * H if config.news else H)
-
-    def fuse(self, f: nn.Module, text: Tensor, number: Tensor) -> Tensor:
-        """Join embeddings (…, D) and encoded numbers (…, H) by f1 or f2 → (…, H)."""
-        if self.config.text:
-            text = F.linear(text, self.scale * self.e_t.weight, self.e_t.bias)  # (…, H)  eqs. 1, 2: one e_t for both
-            number = torch.cat([text.expand_as(number), number], -1)  # (…, 2H)
-        fused: Tensor = f(number)  # (…, H)
-        return fused
-
-    def encode(self, x: Block) -> tuple[Tensor, Tensor]:
-        """Encode B days → (B, E), and the weights of their headlines (B, N)."""
-        m = self.fuse(self.f1, x.market_text, self.e1(x.market))  # (B, H)  eqs. 1, 3, 4
-        if not self.config.news:
-            return m, torch.zeros_like(x.mask, dtype=m.dtype)
-        r = self.fuse(self.f2, x.text, self.e2(x.sentiment))  # (M, H)  eqs. 2, 3, 5
-        r = r.new_zeros(x.mask.numel(), r.shape[1]).index_copy(0, x.place, r).view(*x.mask.shape, -1)  # (B, N, H)
-        some = x.mask.any(1, keepdim=True)  # (B, 1)
-        mask = x.mask | ~some  # a day without news weighs its padding, so that no softmax is 0/0; replaced below
-        if self.config.quantifier:
-            r = self.news_news(r, mask)  # (B, N, H)
-            news, weights = self.market_news(m, r, mask)  # (B, H), (B, N)  eq. 6
-        else:
-            weights = mask / mask.sum(1, keepdim=True)  # (B, N)
-            news = (weights[:, None] @ r).squeeze(1)  # (B, 1, N) @ (B, N, H) → (B, H)
-        news = torch.where(some, news, self.no_news)  # (B, H)
-        return torch.cat([m, news], -1), weights  # (B, 2H), (B, N)
-
-    def forward(self, windows: Tensor) -> Tensor:
-        """Windows of encoded days (B, t, E), oldest day first → (B,) logits of P(up), eq. 7."""
-        logits: Tensor = self.head(windows)  # (B, 1)
-        return logits.squeeze(1)  # (B,)
+    def forward(self, x: Block) -> Tensor:
+        """Weigh the headlines by a market that does not learn here."""
+        with torch.no_grad():
+            m = self.network.market(x)  # (B, H)
+        news, _ = self.network.news(m, x)  # (B, H)
+        said: Tensor = self.head(news)  # (B, 2)
+        return said
 
 
 class Finin:
@@ -264,48 +138,102 @@ class Finin:
         train, validation = (range(at.start - first, at.stop - first) for at in (train, validation))
         self._scaler = Standardiser.of(span.market[train.start : train.stop])
         with reproducible(seed, c.device):
-            network = Network(c, span.texts.width, span.market.shape[1]).to(c.device)
+            network = self._network = Network(c, span.texts.width, span.market.shape[1]).to(c.device)
             if c.text:
-                norm = float(np.linalg.norm(span.texts.rows(np.array([span.market_text]))))
-                network.scale.fill_(math.sqrt(span.texts.width) / norm if norm > 0 else 1.0)
-            self._network = network
+                mean, factor = text_scaling(c.text_scale, span, train)
+                network.text_mean.copy_(torch.from_numpy(mean))
+                network.text_factor.copy_(torch.from_numpy(factor))
+            if c.return_weight:
+                returns = span.next_return[train.start : train.stop]
+                network.return_moments.copy_(torch.tensor([returns.mean(), returns.std() or 1.0]))
+            if c.day_norm and c.news:
+                chosen = np.unique(np.linspace(train.start, train.stop - 1, NORM_DAYS).astype(np.int64))
+                network.eval().start_day_norm(self._training_block(span, chosen, np.random.default_rng(seed)))
+            if c.pretrain_epochs and c.news:
+                self._pretrain(network, span, train, seed)
             return self._descend(network, span, train, validation, seed)
 
     def _descend(self, network: Network, span: Days, train: range, validation: range, seed: int) -> FitReport:
         c, label = self.config, span.label
+        asked = np.column_stack([label, *targets(c, span.next_return, train)]).astype(np.float32)  # (S, O)
+        weights = torch.tensor(list(c.auxiliary.values()), device=c.device)  # (O − 1,)
 
         def batches(rng: np.random.Generator) -> Iterator[tuple[Block, Tensor]]:
             for at in runs(train, c.batch_days, rng):
                 index = np.arange(at.start - c.lookback + 1, at.stop)
-                rows = self._headlines(span, index, rng)
-                N = max(1, max(map(len, rows)))
-                block = self._block(span, index, rows, len(index), N, dummies=False)
-                yield block, torch.from_numpy(label[at.start : at.stop]).to(c.device)
+                yield self._training_block(span, index, rng), torch.tensor(asked[at.start : at.stop], device=c.device)
 
         def loss(batch: tuple[Block, Tensor]) -> Tensor:
             encoded, _ = network.encode(batch[0])  # (B + t − 1, E) for B decisions
             windows = encoded.unfold(0, c.lookback, 1).transpose(1, 2)  # (B, E, t) → (B, t, E)
-            return F.binary_cross_entropy_with_logits(network(windows), batch[1])
+            return _loss(network(windows), batch[1], weights)  # (B, O), (B, O)
 
         def validate() -> tuple[float, float]:
-            p_up, _ = self._forecast(span, np.arange(validation.start, validation.stop))
+            p_up = self._forecast(span, np.arange(validation.start, validation.stop)).p_up
             return log_loss(p_up, label[validation.start : validation.stop])
 
-        recipe = Recipe(c.learning_rate, c.weight_decay, c.clip, c.epochs, c.patience)
-        return descend(network, recipe, seed, batches, loss, validate)
+        return descend(network, self._recipe(c.epochs), seed, batches, loss, validate, -(-len(train) // c.batch_days))
+
+    def _recipe(self, epochs: int) -> Recipe:
+        c = self.config
+        decays = {"e_t.": c.text_weight_decay, "network.e_t.": c.text_weight_decay}  # by itself, and in pretraining
+        return Recipe(
+            c.learning_rate, c.weight_decay, c.clip, epochs, c.patience, c.warm_up, c.schedule, decays, c.average
+        )
+
+    def _pretrain(self, network: Network, span: Days, train: range, seed: int) -> None:
+        """Let the news side learn how the SAME day closed; the head that says so is thrown away.
+
+        Of the training days but the first, whose own return belongs to the day before it. The day's own bar is masked:
+        the market state that weighs the headlines is that of the day before, and it does not learn here.
+        """
+        c, own_return = self.config, span.next_return
+        part = Pretraining(network, nn.Linear(c.hidden, 2).to(c.device))
+        returns = own_return[train.start : train.stop - 1]
+        standard = (own_return - returns.mean()) / (returns.std() or 1.0)  # (S,)
+        one = torch.ones(1, device=c.device)
+
+        def batches(rng: np.random.Generator) -> Iterator[tuple[Block, Tensor]]:
+            for at in runs(range(train.start + 1, train.stop), c.batch_days, rng):
+                index = np.arange(at.start, at.stop)
+                before = np.column_stack([own_return[index - 1] > 0, standard[index - 1]]).astype(np.float32)  # (B, 2)
+                yield self._training_block(span, index, rng, delay=1), torch.tensor(before, device=c.device)
+
+        def loss(batch: tuple[Block, Tensor]) -> Tensor:
+            return _loss(part(batch[0]), batch[1], one)
+
+        descend(part, self._recipe(c.pretrain_epochs), seed, batches, loss, None, -(-len(train) // c.batch_days))
 
     def predict(self, days: Days, at: Sequence[int]) -> Prediction:
         """Forecast decisions on the days ``at``, with a weight for each headline of the day; see models.base.Model."""
         self._check(days, at)
-        network, _ = self._trained()
-        if self.config.text and (D := days.texts.width) != (own := network.e_t.in_features):
-            raise ModelError("these texts are another language model's", got=f"width {D}", expected=f"width {own}")
+        self._check_texts(days)
         with reproducible(device=self.config.device), torch.no_grad():
-            p_up, weights = self._forecast(days, np.asarray(at, dtype=np.int64))
-        if not np.isfinite(p_up).all():
-            day = int(np.asarray(at)[~np.isfinite(p_up)][0])
+            prediction = self._forecast(days, np.asarray(at, dtype=np.int64))
+        if not np.isfinite(prediction.p_up).all():
+            day = int(np.asarray(at)[~np.isfinite(prediction.p_up)][0])
             raise ModelError("a forecast is not a number", where=f"day {day}", do="look for NaN in its lookback days")
-        return Prediction(p_up, news_weights=weights if self.config.news else None)
+        return prediction
+
+    def attention(self, days: Days, day: int) -> Attention:
+        """Return who looked at whom on one of the days: the weights of its forecast (eq. 6), and the pairs before them.
+
+        Without the quantifier all headlines are looked at alike. ModelError where it reads no news, or is untrained.
+        """
+        network, _ = self._trained()
+        if not self.config.news:
+            raise ModelError("this FININ reads no news", do="train one with news = true")
+        if not 0 <= day < len(days):
+            raise ModelError("no such day", got=day, expected=f"0–{len(days) - 1}")
+        self._check_texts(days)
+        index = np.array([day])
+        rows = self._headlines(days, index)
+        pad, N = padded(len(rows[0])), len(rows[0])
+        with reproducible(device=self.config.device), torch.no_grad():
+            block = self._block(days, index, rows, together(pad), pad, dummies=True)
+            _, weights = network.encode(block)  # (B, pad): the first of B days, as in a forecast
+            pairs = network.pairs(block)  # (B, pad, pad)
+        return Attention(weights[0, :N].cpu().numpy().copy(), pairs[0, :N, :N].cpu().numpy().copy())
 
     def weights(self) -> Weights:
         """Return network and scaler as arrays; ModelError before training."""
@@ -344,28 +272,39 @@ class Finin:
         if labelled and np.isnan(days.label[list(at)]).any():
             raise ModelError("a decision has no label yet", where=where, do="leave out days whose next close is open")
 
-    def _forecast(self, days: Days, at: NDArray[np.int64]) -> tuple[NDArray[np.float64], list[NDArray[np.float32]]]:
-        """(B,) P(up) and B rows of weights, through shapes that no other day can change."""
+    def _check_texts(self, days: Days) -> None:
+        network, _ = self._trained()
+        if self.config.text and (D := days.texts.width) != (own := network.e_t.in_features):
+            raise ModelError("these texts are another language model's", got=f"width {D}", expected=f"width {own}")
+
+    def _forecast(self, days: Days, at: NDArray[np.int64]) -> Prediction:
+        """Forecast B decisions, through shapes that no other day can change."""
         network, _ = self._trained()
         needed = (at[:, None] + np.arange(1 - self.lookback, 1)).astype(np.int64)  # (B, t)
         index, position = np.unique(needed, return_inverse=True)
         encoded, weights = self._encode(days, index)
-        windows, logits = position.reshape(needed.shape), np.empty(len(at))
+        windows, said = position.reshape(needed.shape), np.empty((len(at), 1 + len(self.config.auxiliary)))
         for low in range(0, len(at), HEAD_BATCH):
             part = windows[low : low + HEAD_BATCH]
             full = np.resize(part, (HEAD_BATCH, self.lookback))  # repeats the part's own rows as dummies
-            logits[low : low + len(part)] = network(encoded[torch.from_numpy(full)]).cpu().numpy()[: len(part)]
-        return 1 / (1 + np.exp(-logits)), [weights[row] for row in windows[:, -1]]
+            said[low : low + len(part)] = network(encoded[torch.from_numpy(full)]).cpu().numpy()[: len(part)]  # (B, O)
+        expected_return = None
+        if self.config.return_weight:
+            mean, std = network.return_moments.tolist()
+            expected_return = said[:, 1] * std + mean  # (B,)
+        p_up = 1 / (1 + np.exp(-said[:, 0]))  # (B,)
+        of_headlines = [weights[row] for row in windows[:, -1]]
+        return Prediction(p_up, expected_return, of_headlines if self.config.news else None)
 
     def _encode(self, days: Days, index: NDArray[np.int64]) -> tuple[Tensor, list[NDArray[np.float32]]]:
         """Encode each of the days once → (len(index), E) and a row of weights a day."""
         (network, _), c = self._trained(), self.config
         rows = self._headlines(days, index)
         encoded = torch.empty(len(index), c.hidden * (2 if c.news else 1), device=c.device)  # (len(index), E)
-        pads = np.array([max(1, -(-len(r) // PAD)) * PAD for r in rows])
+        pads = np.array([padded(len(r)) for r in rows])
         weights = [np.empty(0, np.float32)] * len(index)
         for pad in np.unique(pads).tolist():
-            alike, B = np.flatnonzero(pads == pad), max(1, PAD_TOKENS // pad // 8 * 8)
+            alike, B = np.flatnonzero(pads == pad), together(pad)
             for part in (alike[low : low + B] for low in range(0, len(alike), B)):
                 e, w = network.encode(self._block(days, index[part], [rows[i] for i in part], B, pad, dummies=True))
                 encoded[torch.from_numpy(part)] = e[: len(part)]
@@ -376,14 +315,32 @@ class Finin:
     def _headlines(
         self, days: Days, index: NDArray[np.int64], rng: np.random.Generator | None = None
     ) -> list[NDArray[np.int64]]:
-        """List each day's rows, oldest first; with a generator (in training) at most ``train_headlines``, drawn."""
-        rows = [np.arange(s.start, s.stop if self.config.news else s.start) for s in map(days.news, index)]
-        if rng is None or not (most := self.config.train_headlines):
+        """List each day's rows, oldest first; with a generator (in training) as many as training reads, drawn."""
+        c = self.config
+        rows = [np.arange(s.start, s.stop if c.news else s.start) for s in map(days.news, index)]
+        if rng is None:
             return rows
-        return [np.sort(rng.choice(r, most, replace=False)) if len(r) > most else r for r in rows]
+        if most := c.train_headlines:
+            rows = [np.sort(rng.choice(r, most, replace=False)) if len(r) > most else r for r in rows]
+        if c.headline_dropout:
+            rows = [r[rng.random(len(r)) >= c.headline_dropout] for r in rows]
+        return rows
+
+    def _training_block(self, days: Days, index: NDArray[np.int64], rng: np.random.Generator, delay: int = 0) -> Block:
+        """Lay days side by side as training reads them; ``delay``: their bars are those of so many days before."""
+        rows = self._headlines(days, index, rng)
+        N = max(1, max(map(len, rows)))
+        return self._block(days, index, rows, len(index), N, dummies=False, delay=delay)
 
     def _block(
-        self, days: Days, index: NDArray[np.int64], rows: Sequence[NDArray[np.int64]], B: int, N: int, dummies: bool
+        self,
+        days: Days,
+        index: NDArray[np.int64],
+        rows: Sequence[NDArray[np.int64]],
+        B: int,
+        N: int,
+        dummies: bool,
+        delay: int = 0,
     ) -> Block:
         """Lay the days ``index``, with these rows of headlines, into B days of N; ``dummies`` fills M up to B·N."""
         _, scaler = self._trained()
@@ -394,11 +351,15 @@ class Finin:
         # Memory from torch, filled through numpy: it is aligned alike each time, and BLAS may round by alignment.
         D = days.texts.width if self.config.text else 0
         market, market_text = torch.zeros(B, days.market.shape[1]), torch.zeros(1, D)
-        text, sentiment = torch.zeros(len(place), D), torch.zeros(len(place), 3)
-        market.numpy()[: len(index)] = scaler(days.market[index]).clip(-5, 5)
+        text, numbers = torch.zeros(len(place), D), torch.zeros(len(place), self.config.numbers)
+        market.numpy()[: len(index)] = scaler(days.market[index - delay]).clip(-5, 5)
         if self.config.text:
             market_text.numpy()[:] = days.texts.rows(np.array([days.market_text]))
             text.numpy()[at] = days.texts.rows(days.news_text[flat])
-        sentiment.numpy()[at] = days.news_sentiment[flat]
-        tensors = (market, market_text, text, sentiment, torch.from_numpy(place), mask)
+        numbers.numpy()[at, :3] = days.news_sentiment[flat]
+        if self.config.recency:
+            news = [days.news(day) for day in index]
+            late = [(r - s.start + 1) / (s.stop - s.start) for r, s in zip(rows, news, strict=True)]
+            numbers.numpy()[at, 3:] = np.concatenate(late)[:, None] ** (1, 8)  # the second tells the last eighth apart
+        tensors = (market, market_text, text, numbers, torch.from_numpy(place), mask)
         return Block(*(tensor.to(self.config.device) for tensor in tensors))

@@ -7,9 +7,9 @@ one thread and a random stream of its own, so that bits depend neither on the ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import math
 import os
 import re
@@ -32,6 +32,10 @@ class Recipe:
 
     learning_rate, weight_decay: AdamW's (decay on matrices alone, as in nanoGPT).   clip: largest gradient norm.
     epochs: at most.   patience: epochs without a lower validation loss before it stops.
+    warm_up: share of all steps over which the rate rises in a line to learning_rate.
+    schedule: constant, or cosine: after the warm-up the rate falls to zero at the end of the last epoch.
+    decays: for parameters whose name begins so, the weight decay of their matrices instead.
+    average: decay a step of the running mean of the weights, which is what is validated and kept; 0 keeps them as is.
     """
 
     learning_rate: float = 1e-3
@@ -39,6 +43,23 @@ class Recipe:
     clip: float = 1.0
     epochs: int = 30
     patience: int = 6
+    warm_up: float = 0.0
+    schedule: str = "constant"
+    decays: Mapping[str, float] = field(default_factory=dict)
+    average: float = 0.0
+
+    def share(self, progress: float) -> float:
+        """Return the learning rate as a share of its largest, when this share of all steps is done.
+
+        >>> recipe = Recipe(warm_up=0.5, schedule="cosine")
+        >>> [round(recipe.share(done), 2) for done in (0.25, 0.5, 0.75, 1.0)]
+        [0.5, 1.0, 0.5, 0.0]
+        """
+        if progress < self.warm_up:
+            return progress / self.warm_up
+        if self.schedule == "constant":
+            return 1.0
+        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (progress - self.warm_up) / (1 - self.warm_up)))
 
 
 def require_device(device: str) -> None:
@@ -92,39 +113,47 @@ def descend(
     seed: int,
     batches: Callable[[np.random.Generator], Iterable[Batch]],
     loss: Callable[[Batch], Tensor],
-    validate: Callable[[], tuple[float, float]],
+    validate: Callable[[], tuple[float, float]] | None,
+    steps: int = 1,
 ) -> FitReport:
     """Train in place and leave the network with its best weights, in evaluation mode.
 
     batches: from a generator seeded by ``seed``, one epoch's batches in order.   loss: of one batch, its mean, in nats.
     validate: (log loss in nats, accuracy) of the network as it stands; called in evaluation mode without gradients.
+        None: all epochs are run, the last weights are kept, and the report holds NaN.
+    steps: batches in an epoch, about; only the warm-up and the schedule ask for it.
     Raises ModelError where a loss is not a number.
     """
     optimizer = _adamw(network, recipe)
     parameters = list(network.parameters())
+    mean = _copy(network) if recipe.average else {}
     rng = np.random.default_rng(seed)
     best, kept = FitReport(math.inf, 0.0), _copy(network)
     epoch = 0
     for epoch in range(1, recipe.epochs + 1):
         network.train()
         total = torch.zeros((), device=parameters[0].device)
-        for batch in batches(rng):
+        for step, batch in enumerate(batches(rng), start=1):
+            for group in optimizer.param_groups:
+                done = (epoch - 1 + min(step, steps) / steps) / recipe.epochs
+                group["lr"] = recipe.learning_rate * recipe.share(done)
             optimizer.zero_grad(set_to_none=True)
             value = loss(batch)
             value.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, recipe.clip)
             optimizer.step()
             total += value.detach()  # read once an epoch: reading each would wait for a GPU
-        score, accuracy = _evaluate(network, validate)
-        if not (math.isfinite(score) and math.isfinite(float(total))):
+            _move(mean, network, recipe.average)
+        score, accuracy = _evaluate(network, validate, mean)
+        if not (math.isfinite(float(total)) and (validate is None or math.isfinite(score))):
             raise ModelError(
                 "the training loss is not a number",
                 where=f"epoch {epoch}",
                 got=f"training {float(total)}, validation {score}",
                 do="look for NaN in market, sentiment or embeddings, or lower learning_rate",
             )
-        if score < best.validation_loss:
-            best, kept = FitReport(score, accuracy, epoch, epoch), _copy(network)
+        if score < best.validation_loss or validate is None:
+            best, kept = FitReport(score, accuracy, epoch, epoch), dict(mean) or _copy(network)
         elif epoch - best.best_epoch >= recipe.patience:
             break
     network.load_state_dict(kept)
@@ -176,19 +205,39 @@ def held(days: Days, most_bytes: int = 64 << 20) -> Days:
     return replace(days, texts=InMemory(days.texts.rows(used)), news_text=place[:-1], market_text=int(place[-1]))
 
 
-def _evaluate(network: nn.Module, validate: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+def _evaluate(
+    network: nn.Module, validate: Callable[[], tuple[float, float]] | None, mean: dict[str, Tensor]
+) -> tuple[float, float]:
+    """Score the mean of the weights in the network's place, or the network itself where no mean is kept."""
     network.eval()
+    if validate is None:
+        return math.nan, math.nan
+    own = _copy(network) if mean else {}
+    if mean:
+        network.load_state_dict(mean)
     with torch.no_grad():
-        return validate()
+        scored = validate()
+    if mean:
+        network.load_state_dict(own)
+    return scored
+
+
+@torch.no_grad()
+def _move(mean: dict[str, Tensor], network: nn.Module, decay: float) -> None:
+    """Move the running mean of the weights by one step; none where none is kept."""
+    if mean:
+        for name, tensor in network.state_dict().items():
+            mean[name] = torch.lerp(tensor, mean[name], decay)
 
 
 def _adamw(network: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            own = next((decay for start, decay in recipe.decays.items() if name.startswith(start)), recipe.weight_decay)
+            groups.setdefault(own if parameter.dim() >= 2 else 0.0, []).append(parameter)
+    grouped = [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+    return torch.optim.AdamW(grouped, lr=recipe.learning_rate, fused=True)
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

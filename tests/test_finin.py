@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 import pytest
 import torch
 
-from models.base import Days
-from models.finin import Finin, FininConfig, Network
-from models.fitting import InMemory, held, require_device
+from models.base import Days, Standardiser
+from models.finin import Finin, FininConfig, Network, targets
+from models.fitting import InMemory, Recipe, descend, held, reproducible, require_device
 from trader.errors import ConfigError, ModelError
 
 D = 24
@@ -305,7 +305,7 @@ def planted(count: int, seed: int, topics: int = 6) -> Days:
 
 def held_out_accuracy(days: Days, **switches: bool) -> float:
     """Train without early stopping: the loss rests on the averaging plateau before attention finds the rule."""
-    config = FininConfig(lookback=1, learning_rate=2e-3, dropout=0.0, epochs=40, patience=40, **switches)  # type: ignore[arg-type]
+    config = FininConfig(lookback=1, learning_rate=3e-3, dropout=0.0, epochs=12, patience=12, **switches)  # type: ignore[arg-type]
     model = Finin(config)
     model.fit(days, range(800), range(800, 900), seed=1)
     return float(((model.predict(days, range(900, 1300)).p_up > 0.5) == (days.label[900:] > 0.5)).mean())
@@ -338,3 +338,215 @@ def test_a_device_that_is_not_there_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match="no such GPU"):
         require_device("cuda:99")
     require_device("cpu")
+
+
+SWITCHES: list[dict[str, object]] = [
+    {"recency": True},
+    {"warm_up": 0.3},
+    {"schedule": "constant"},
+    {"text_scale": "one"},
+    {"text_scale": "layer_norm"},
+    {"text_scale": "standardised"},
+    {"norm": "post"},
+    {"norm": "none"},
+    {"skip": False},
+    {"feed_forward": True},
+    {"uniform_start": False},
+    {"alike_start": False},
+    {"sharpness": 4.0},
+    {"gate": False},
+    {"day_norm": True},
+    {"head_layers": 2},
+    {"return_weight": 0.0},
+    {"horizon_weight": 1.0},
+    {"volatility_weight": 1.0},
+    {"pretrain_epochs": 2},
+    {"text_dropout": 0.2},
+    {"headline_dropout": 0.3},
+    {"text_weight_decay": 2.0},
+    {"average": 0.5},
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_every_switch_changes_the_training_and_keeps_the_promises(switch: dict[str, object]) -> None:
+    days = few()
+    model, again = trained(days, **switch), trained(days, **switch)
+    together = model.predict(days, range(4, 60)).p_up
+    assert not np.array_equal(together, trained(days).predict(days, range(4, 60)).p_up)
+    assert np.array_equal(together, again.predict(days, range(4, 60)).p_up)
+    assert [model.predict(days, [at]).p_up[0] for at in (4, 17, 30, 59)] == together[[0, 13, 26, 55]].tolist()
+    copy = Finin(model.config)
+    copy.load(model.weights())
+    assert np.array_equal(copy.predict(days, range(4, 60)).p_up, together)
+
+
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_no_switch_reads_labels_or_days_behind_training_and_validation(switch: dict[str, object]) -> None:
+    days = few(70)
+    part = Finin(trained(days, **switch).config)
+    part.fit(days.between(0, 57), TRAIN, VALIDATION, 1)
+    hidden = np.where(np.isin(np.arange(70), [*TRAIN, *VALIDATION]), days.next_return, np.nan)
+    other = trained(replace(days, next_return=hidden), **switch).weights()
+    assert all(np.array_equal(other[name], array) for name, array in part.weights().items())
+
+
+@pytest.mark.parametrize(
+    "switch", [{"pretrain_epochs": 3}, {"text_scale": "standardised"}, {"day_norm": True}], ids=str
+)
+def test_what_is_measured_before_training_ignores_the_validation_days(switch: dict[str, object]) -> None:
+    """Other headlines and returns in validation change which epoch is kept, and nothing else: here all are kept."""
+    days = few()
+    news, returns = days.news_text.copy(), days.next_return.copy()
+    news[days.news_offset[44] :] = 7
+    returns[44:] *= -3
+    first, second = (Finin(FininConfig(hidden=16, epochs=1, **switch)) for _ in range(2))  # type: ignore[arg-type]
+    first.fit(days, TRAIN, VALIDATION, 1)
+    second.fit(replace(days, news_text=news, next_return=returns), TRAIN, VALIDATION, 1)
+    assert all(np.array_equal(first.weights()[name], array) for name, array in second.weights().items())
+
+
+def test_a_return_over_several_sessions_stays_inside_the_training_days() -> None:
+    days = few()
+    config = FininConfig(horizon=5, return_weight=1.0, horizon_weight=1.0, volatility_weight=1.0)
+    one, five, size = targets(config, days.next_return, TRAIN)
+    assert np.flatnonzero(~np.isnan(one)).tolist() == list(TRAIN) == np.flatnonzero(~np.isnan(size)).tolist()
+    assert np.flatnonzero(~np.isnan(five)).tolist() == list(range(4, 40))
+    sums = np.array([days.next_return[at : at + 5].sum() for at in range(4, 40)])
+    np.testing.assert_allclose(five[4:40], (sums - sums.mean()) / sums.std())
+    assert np.isnan(targets(config, days.next_return, range(4, 7))[1]).all()
+
+
+def test_pretraining_masks_the_days_own_bar_and_leaves_the_market_side_alone() -> None:
+    days = few()
+    config = FininConfig(hidden=16, pretrain_epochs=2)
+    end = max(day for day in TRAIN if np.diff(days.news_offset)[day] > 3)  # a day whose headlines are weighed
+    last = days.market.copy()
+    last[end] += 0.5  # the last day's own bar: only the main training, after the pretraining, may see it
+    starts = []
+    for market in (days.market, last):
+        model = Finin(config)
+        model._scaler = Standardiser.of(days.market[4:44])
+        torch.manual_seed(1)
+        network = model._network = Network(model.config, D, 6)
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        with reproducible(1):
+            model._pretrain(network, replace(days, market=market), range(4, end + 1), 1)
+        starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+    moved = {name for name, tensor in starts[0].items() if not torch.equal(tensor, before[name])}
+    assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+    assert moved and not any(name.startswith(("e1.", "f1.", "head.")) for name in moved)
+
+
+def test_the_expected_return_is_forecast_where_it_is_learned_and_nowhere_else() -> None:
+    days = few()
+    assert trained(days, return_weight=0.0).predict(days, [50]).expected_return is None
+    model = trained(days, return_weight=1.0, volatility_weight=0.5)
+    expected = model.predict(days, range(4, 60)).expected_return
+    assert expected is not None and expected.shape == (56,) and np.isfinite(expected).all()
+    assert model.predict(days, [30]).expected_return == expected[26]
+    risen = replace(days, next_return=days.next_return + 0.05)
+    other = trained(risen, return_weight=1.0, volatility_weight=0.5).predict(days, range(4, 60)).expected_return
+    assert other is not None
+    assert other.mean() - expected.mean() == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("config", [{}, {"norm": "post", "heads": 1}, {"quantifier": False}, {"text": False}])
+def test_attention_shows_the_weights_of_the_forecast_and_who_looked_at_whom(config: dict[str, object]) -> None:
+    days = few()
+    model = trained(days, **config)
+    weights = model.predict(days, range(4, 60)).news_weights
+    assert weights is not None
+    for day in range(4, 60):
+        seen = model.attention(days, day)
+        N = len(weights[day - 4])
+        assert np.array_equal(seen.weights, weights[day - 4]) and seen.pairs.shape == (N, N)
+        np.testing.assert_allclose(seen.pairs.sum(axis=1), np.ones(N), atol=1e-5)
+        if not model.config.quantifier:
+            np.testing.assert_allclose(seen.pairs, np.full((N, N), 1 / max(1, N)), atol=1e-6)
+
+
+def test_pairs_are_the_shares_that_the_fused_attention_uses() -> None:
+    network = Network(FininConfig(hidden=16, heads=2, dropout=0.0, sharpness=3.0, norm="post"), D, 6).eval()
+    layer, r = network.news_news, torch.randn(2, 5, 16)
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+    q, k, v = layer.projected(r)
+    shares = (q @ k.transpose(2, 3) * layer.factor).masked_fill(~mask[:, None, None], -torch.inf).softmax(-1)
+    looked = layer.out((shares @ v).transpose(1, 2).reshape(2, 5, -1))
+    torch.testing.assert_close(layer(r, mask), layer.norm(r + looked), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.pairs(r, mask), shares.mean(1))
+    assert not layer.pairs(r, mask)[1, :, 3:].any()
+
+
+def test_what_cannot_be_shown_is_refused_in_words() -> None:
+    days, blind = few(), trained(few(), news=False)
+    with pytest.raises(ModelError, match="reads no news"):
+        blind.attention(days, 10)
+    with pytest.raises(ModelError, match="no such day"):
+        trained(days).attention(days, 60)
+
+
+@pytest.mark.parametrize(
+    ("switch", "complaint"),
+    [
+        ({"schedule": "linear"}, "no such schedule"),
+        ({"text_scale": "whitened"}, "no such text_scale"),
+        ({"norm": "batch"}, "no such norm"),
+        ({"warm_up": 1.0}, "warm_up is not a share"),
+        ({"average": float("nan")}, "average is not a share"),
+        ({"headline_dropout": 1.0}, "headline_dropout is not a share"),
+        ({"return_weight": -0.1}, "return_weight is too small"),
+        ({"horizon": 0}, "horizon is too small"),
+        ({"pretrain_epochs": -1}, "pretrain_epochs is too small"),
+        ({"sharpness": 0.0}, "sharpness is too small"),
+        ({"learning_rate": float("nan")}, "learning_rate is too small"),
+    ],
+)
+def test_a_switch_that_cannot_be_used_is_refused_by_name(switch: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        FininConfig(**switch)  # type: ignore[arg-type]
+
+
+def test_uniform_start_weighs_all_headlines_alike_and_alike_start_looks_at_the_like() -> None:
+    torch.manual_seed(0)
+    network = Network(FininConfig(hidden=16, uniform_start=True, dropout=0.0), D, 6)
+    r, mask = torch.randn(1, 4, 16), torch.ones(1, 4, dtype=torch.bool)
+    _, weights = network.market_news(torch.randn(1, 16), r, mask)
+    torch.testing.assert_close(weights, torch.full((1, 4), 0.25))
+    alike = Network(FininConfig(hidden=16, alike_start=True, norm="pre", sharpness=4.0), D, 6).news_news
+    pairs = alike.pairs(torch.cat([r, r], 1), torch.ones(1, 8, dtype=torch.bool))[0]
+    twins = pairs[:4, :4].diagonal() + pairs[:4, 4:].diagonal()
+    assert (twins > 0.5).all()
+
+
+def test_the_learning_rate_warms_up_and_decays_and_the_mean_of_the_weights_is_kept() -> None:
+    recipe = Recipe(warm_up=0.25, schedule="cosine")
+    assert [round(recipe.share(done), 3) for done in (0.125, 0.25, 0.625, 1.0)] == [0.5, 1.0, 0.5, 0.0]
+    assert Recipe(warm_up=0.25).share(1.0) == 1.0 and Recipe().share(0.01) == 1.0
+    layer = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.fill_(0.0)
+    seen: list[float] = []
+
+    def loss(_: int) -> torch.Tensor:
+        return -layer.weight.sum()
+
+    def validate() -> tuple[float, float]:
+        seen.append(float(layer.weight.detach()))
+        return -seen[-1], 0.5
+
+    slow = Recipe(learning_rate=0.1, weight_decay=0.0, epochs=3, average=0.5)
+    report = descend(layer, slow, 0, lambda _: [0], loss, validate)
+    assert np.allclose(seen, [0.05, 0.125, 0.2125], atol=1e-6)  # steps of 0.1: 0.1, 0.2, 0.3, each half forgotten
+    assert float(layer.weight.detach()) == pytest.approx(seen[-1]) and report.best_epoch == 3
+    bare = descend(layer, slow, 0, lambda _: [0], loss, None)
+    assert np.isnan(bare.validation_loss) and bare.epochs == bare.best_epoch == 3
+
+
+def test_the_decay_of_named_parameters_is_their_own() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    before = [parameter.detach().clone() for parameter in network.parameters()]  # weight, bias, weight, bias
+    recipe = Recipe(learning_rate=0.1, weight_decay=0.0, decays={"1.": 1.0}, epochs=1)
+    descend(network, recipe, 0, lambda _: [0], lambda _: 0 * network(torch.ones(1, 2)).sum(), None)
+    factors = [float((now / then).mean().detach()) for now, then in zip(network.parameters(), before, strict=True)]
+    assert factors == pytest.approx([1.0, 1.0, 0.9, 1.0])  # matrices alone decay, and only those named

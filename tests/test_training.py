@@ -199,7 +199,7 @@ def test_an_error_of_ours_comes_through_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_process_that_dies_is_an_error_not_a_wait(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="a training process died"):
+    with pytest.raises(ModelError, match="a worker process died"):
         a_trainer(tmp_path, spec=replace(SPEC, factory=partial(Dying, 3)), workers=2).train(FOLDS[:2])
 
 

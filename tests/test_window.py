@@ -144,8 +144,8 @@ def test_sessions_that_are_not_held_are_refused() -> None:
     assert window.position(DAYS[3]) == 3
 
 
-def _kept(texts: list[str], cap: int) -> list[str]:
-    window = a_window(headlines_a_day=cap)
+def _kept(texts: list[str], cap: int, **how: object) -> list[str]:
+    window = a_window(headlines_a_day=cap, **how)
     window.update(news_of(DAYS[0], *texts))
     window.update(closed(BARS[0]))
     return window.headlines[0]
@@ -162,6 +162,25 @@ def test_the_cap_chooses_by_text_whatever_the_order(texts: list[str], cap: int, 
     assert len(kept) == min(cap, len(texts))
     assert kept == [text for text in texts if text in kept], "their order stays"
     assert set(_kept(shuffled, cap)) == set(kept)
+
+
+def test_preferred_words_come_first_in_any_case_and_the_hash_decides_among_them() -> None:
+    texts = ["Oil rises", "Wall Street ends down", "Chips fall", "US STOCKS-S&P slips", "Jobs report due"]
+    words = ("wall st", "US stocks")
+    first = {"Wall Street ends down", "US STOCKS-S&P slips"}
+    assert set(_kept(texts, 1, prefer=words)) < first
+    assert set(_kept(texts, 2, prefer=words)) == first
+    assert first < set(_kept(texts, 3, prefer=words))
+
+
+def test_scores_of_the_source_are_left_out_where_another_scorer_is_asked_for() -> None:
+    news = news_of(DAYS[0], "oil rise")
+    news.news.sentiment[:] = (0.2, 0.3, 0.5)
+    for rescore, expected in ((False, (0.2, 0.3, 0.5)), (True, builders.TinyScorer().scores(["oil rise"])[0])):
+        window = a_window(rescore=rescore)
+        window.update(news)
+        window.update(closed(BARS[0]))
+        assert window.days(0, 1).news_sentiment[0].tolist() == pytest.approx(list(expected))
 
 
 @settings(max_examples=40, deadline=None)

@@ -15,6 +15,7 @@ from models.base import Days, Model
 from models.targets import same_day
 from trader.cells import CellFacts, CellResult
 from trader.errors import ModelError, TraderError
+from trader.sources import source_hash
 from trader.training import ModelSpec
 
 SAME = 1e-6  # a probability
@@ -40,6 +41,7 @@ def evaluate(job: Job, days: Days) -> CellResult | str:
     days: from the first day that the first training decision reads to the last test day, all labels known.
     """
     started = time.perf_counter()
+    check_code(job.spec)
     if job.facts.target == "same_day":
         days = same_day(days)
     try:
@@ -48,6 +50,10 @@ def evaluate(job: Job, days: Days) -> CellResult | str:
         rows = _forecast(job, model, days) if job.use else []
     except ModelError as error:
         return str(error)
+    except TraderError:
+        raise
+    except Exception as error:  # a library's: out of memory, no convergence; the row says so and the others go on
+        return f"the training failed ({type(error).__name__}: {error})"
     loss = report.validation_loss if np.isfinite(report.validation_loss) else None
     return CellResult(
         validation_loss=loss,
@@ -59,16 +65,24 @@ def evaluate(job: Job, days: Days) -> CellResult | str:
     )
 
 
+def check_code(spec: ModelSpec) -> None:
+    """Raise TraderError where a model's source is no longer what its cell is named by: it was edited during the run."""
+    module = getattr(spec.factory, "func", spec.factory).__module__
+    if spec.code and not spec.code.startswith(source_hash(module)):
+        do = "run the same command again; the cells that are written stay"
+        raise TraderError("the model's code has changed since the run began", where=module, do=do)
+
+
 def _forecast(job: Job, model: Model, days: Days) -> list[tuple[str, float, float | None, int, float]]:
     blind = replace(days, next_return=np.full(len(days), np.nan))
     made = model.predict(blind, job.use)
     if not np.isfinite(made.p_up).all():
         raise ModelError("a forecast that is not a number", where=f"{job.facts.method} {job.facts.market}")
-    at = len(job.use) // 2
-    alone = model.predict(blind.between(job.use[at] - job.need + 1, job.use[at] + 1), [job.need - 1]).p_up[0]
-    if not abs(alone - made.p_up[at]) <= SAME:
-        what = "the forecast changes when the days after it are cut away"
-        raise TraderError(what, where=f"{job.facts.method} {job.sessions[at]}", got=f"{made.p_up[at]} and {alone}")
+    for at in sorted({0, len(job.use) // 2, len(job.use) - 1}):
+        alone = model.predict(blind.between(job.use[at] - job.need + 1, job.use[at] + 1), [job.need - 1]).p_up[0]
+        if not abs(alone - made.p_up[at]) <= SAME:
+            what = "the forecast changes when the days after it are cut away"
+            raise TraderError(what, where=f"{job.facts.method} {job.sessions[at]}", got=f"{made.p_up[at]} and {alone}")
     expected = made.expected_return
     return [
         (

@@ -64,9 +64,15 @@ CREATE TABLE IF NOT EXISTS cell_days (
     """
 CREATE TABLE IF NOT EXISTS experiment_cells (
   experiment INTEGER NOT NULL REFERENCES experiments(id),
+  method TEXT NOT NULL,               -- the row, and the rest of the place that the experiment shows the cell at;
+  market TEXT NOT NULL,               -- one cell may stand at several
+  lookback INTEGER NOT NULL,
+  protocol TEXT NOT NULL,
+  split INTEGER NOT NULL,
+  seed INTEGER NOT NULL,              -- 0, 1, 2 … of this experiment
+  setting TEXT NOT NULL,
   cell TEXT NOT NULL REFERENCES cells(cell),
-  method TEXT NOT NULL,               -- the row that shows it; several may share one cell
-  PRIMARY KEY (experiment, method, cell)
+  PRIMARY KEY (experiment, method, market, lookback, protocol, split, seed, setting)
 ) STRICT, WITHOUT ROWID""",
 )
 
@@ -151,8 +157,6 @@ class Cells:
             if found:
                 number = int(found[0]["id"])
                 self._conn.execute("UPDATE experiments SET status = 'running' WHERE id = ?", (number,))
-                # What earlier code or data made is not shown beside what is made now; the cells themselves stay.
-                self._conn.execute("DELETE FROM experiment_cells WHERE experiment = ?", (number,))
                 return number
             written = json.dumps(request, sort_keys=True)
             sql = (
@@ -197,11 +201,8 @@ class Cells:
         known = {row["cell"] for row in self._query("SELECT cell FROM cells")}
         return known & set(cells)
 
-    def write(self, experiment: int, facts: CellFacts, result: CellResult) -> None:
-        """Write one cell with its test days and that the experiment has it, all or nothing.
-
-        A cell that is there already stays as it is.
-        """
+    def write(self, facts: CellFacts, result: CellResult) -> None:
+        """Write one cell with its test days, all or nothing; one that is there already stays as it is."""
         row = (
             *(getattr(facts, name) for name in CellFacts.__slots__),
             result.validation_loss,
@@ -217,21 +218,36 @@ class Cells:
             added = self._conn.execute(f"INSERT OR IGNORE INTO cells VALUES ({marks})", plain(row, facts.method))
             if added.rowcount:
                 self._conn.executemany("INSERT INTO cell_days VALUES (?, ?, ?, ?, ?, ?)", days)
-            self._belong(experiment, [(facts.method, facts.cell)])
 
-    def belong(self, experiment: int, cells: Iterable[tuple[str, str]]) -> None:
-        """Note that these (method, cell), which are there, are the experiment's."""
+    def show(self, experiment: int, places: Iterable[CellFacts]) -> int:
+        """Let the experiment show, of these places, those whose cells are there, and nothing else; return how many."""
+        known = {row["cell"] for row in self._query("SELECT cell FROM cells")}
+        rows = {
+            (experiment, one.method, one.market, one.lookback, one.protocol, one.split, one.seed, one.setting): one.cell
+            for one in places
+            if one.cell in known
+        }
         with store_errors(self._path), immediate(self._conn):
-            self._belong(experiment, cells)
+            self._conn.execute("DELETE FROM experiment_cells WHERE experiment = ?", (experiment,))
+            sql = "INSERT INTO experiment_cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            self._conn.executemany(sql, [(*place, cell) for place, cell in rows.items()])
+        return len(rows)
 
-    def _belong(self, experiment: int, cells: Iterable[tuple[str, str]]) -> None:
-        rows = [(experiment, cell, method) for method, cell in cells]
-        self._conn.executemany("INSERT OR IGNORE INTO experiment_cells VALUES (?, ?, ?)", rows)
+    def add(self, experiment: int, one: CellFacts) -> None:
+        """Let the experiment show one more cell, which is there, at its place."""
+        row = (experiment, one.method, one.market, one.lookback, one.protocol, one.split, one.seed, one.setting)
+        with store_errors(self._path), immediate(self._conn):
+            sql = "INSERT OR REPLACE INTO experiment_cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            self._conn.execute(sql, (*row, one.cell))
 
     def of(self, experiment: int) -> list[dict[str, Any]]:
-        """Return an experiment's cells, each as a dict of its columns with the method that shows it as ``shown``."""
-        sql = """SELECT e.method AS shown, c.* FROM experiment_cells e JOIN cells c USING (cell)
-                 WHERE e.experiment = ? ORDER BY shown, market, lookback, protocol, split, seed"""
+        """Return an experiment's cells, each as a dict of its place in the experiment and of its own columns."""
+        # By name: the place is the experiment's, for the cell may have been made for another one.
+        sql = """SELECT e.method, e.market, e.lookback, e.protocol, e.split, e.seed, e.setting, c.cell, c.target,
+                        c.train_first, c.train_last, c.validation_first, c.validation_last, c.validation_loss,
+                        c.validation_accuracy, c.epochs, c.best_epoch, c.seconds
+                 FROM experiment_cells e JOIN cells c USING (cell) WHERE e.experiment = ?
+                 ORDER BY e.method, e.market, e.lookback, e.protocol, e.split, e.seed, e.setting"""
         return self._query(sql, experiment)
 
     def loss(self, cell: str) -> float | None:

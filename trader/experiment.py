@@ -9,8 +9,8 @@ lookback days alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 import hashlib
@@ -18,20 +18,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from models.processes import as_completed
 from trader.cell_work import evaluate
 from trader.cells import CellResult, Cells, ExperimentRow
 from trader.config import Config, WalkForward, as_mapping, from_mapping
-from trader.errors import ModelError
+from trader.errors import ModelError, StoreError
 from trader.experiment_inputs import Inputs, load, too_short
-from trader.experiment_plan import OWN, Planned, Target, place_of, plan_cell
+from trader.experiment_plan import Planned, Target, own_code, place_of, plan_cell
 from trader.methods import Method, Reading, Settings, methods, points
 from trader.outcome import Home
-from trader.parts import Readers, check_chats, readers_for, workers_of
+from trader.parts import Readers, check_chats, readers_for, stock, workers_of
 from trader.progress import Stages, Watch, silent
 from trader.protocol import Windows, sliding, walking
+from trader.sources import source_hash
 from trader.store import MarketStore
 from trader.training import code_hash
+from trader.walkforward import Fold
 
 ReadersFor = Callable[[Config, Home, Reading, str], Readers]
 
@@ -66,12 +70,14 @@ def run(
     *,
     watch: Watch = silent,
     readers: ReadersFor = readers_for,
+    again: bool = False,
 ) -> ExperimentRow:
     """Run an experiment to its end and return its row in the ledger; one that is finished costs nothing.
 
     Where the store or the code has changed since, the cells that this touches are made again.
-    readers: what reads the headlines.
-    Raises TraderError for what a user can mend. Ctrl-C leaves it stopped, with every finished cell.
+    readers: what reads the headlines.   again: look anew for what was missing, though the experiment is finished.
+    Raises TraderError for what a user can mend; StoreError where another experiment runs in this home. Ctrl-C leaves
+    it stopped, with every finished cell.
     """
     home, stages = Home(home_folder), Stages(watch)
     home.make()
@@ -79,24 +85,41 @@ def run(
     if request.quick:
         config = _quick(config)
     asked, asked_hash = request.key(config)
-    with Cells.open(home.ledger) as cells:
-        done = cells.finished(asked_hash)
-        if done is not None and done.facts.get("state") == _state(home):
+    with _alone(home), Cells.open(home.ledger) as cells:
+        done, state = cells.finished(asked_hash), _state(home, request)
+        if done is not None and done.facts.get("state") == state and not again:
             return done
         number = cells.begin("finin", asked, asked_hash)
         try:
-            _Run(config, home, request, cells, number, stages, readers).go()
+            whole = _Run(config, home, request, cells, number, stages, readers, state).go()
         except BaseException:
             cells.end(number, "stopped")
             raise
-        cells.end(number, "finished")
+        cells.end(number, "finished" if whole else "stopped")
         return cells.experiment(number)
 
 
-def _state(home: Home) -> list[Any]:
-    """Return what changes with the store and with the code of the models."""
+@contextmanager
+def _alone(home: Home) -> Iterator[None]:
+    """Let one experiment run in a home at a time: two would make the same cells and write each other's places."""
+    try:
+        with FileLock(home.folder / "experiment.lock", timeout=0):
+            yield
+    except Timeout as error:
+        do = "wait for it, or choose another --home"
+        raise StoreError("another experiment is running here", where=home.folder, do=do) from error
+
+
+def _state(home: Home, request: Request) -> list[Any]:
+    """Return what changes with the store and with the code that shapes the cells, their names and their choice.
+
+    What is built in is stored first, so that its first use changes nothing.
+    """
+    code = [source_hash(f"trader.{name}") for name in ("methods", "protocol", "experiment", "experiment_plan")]
     with MarketStore.open(home.store) as store:
-        return [store.last_import(), code_hash("models"), OWN]
+        for market in request.markets:
+            stock(store, market, request.news)
+        return [store.last_import(), code_hash("models"), *code, *own_code()]
 
 
 def resumed(row: ExperimentRow, config: Config) -> tuple[Config, Request]:
@@ -118,6 +141,11 @@ def resumed(row: ExperimentRow, config: Config) -> tuple[Config, Request]:
     return replace(whole, compute=compute), request
 
 
+def walk_of(config: Config) -> WalkForward:
+    """Return the spans of the experiment's walk-forward."""
+    return replace(config.walkforward, step=config.experiment.walk_step, mode=config.experiment.walk_mode)
+
+
 def _quick(config: Config) -> Config:
     fewer = replace(config.experiment, seeds=1, trials=min(2, config.experiment.trials))
     return replace(config, experiment=fewer)
@@ -135,33 +163,53 @@ class _Run:
         number: int,
         stages: Stages,
         readers: ReadersFor,
+        state: list[Any],
     ) -> None:
         self.config, self.home, self.request, self.cells, self.number = config, home, request, cells, number
-        self.stages, self.readers = stages, readers
+        self.stages, self.readers, self.state = stages, readers, state
         self.loaded: dict[tuple[str, Reading], Inputs | str] = {}
         self.chosen: dict[tuple[str, str], Settings] = {}
         self.missing: dict[str, dict[str, str]] = {}  # method → market → why
-        self.facts: dict[str, Any] = {"spans": {}, "settings": {}, "missing": self.missing, "planned": {}}
+        self.facts: dict[str, Any] = {"spans": {}, "settings": {}, "tried": {}, "missing": self.missing, "planned": {}}
 
-    def go(self) -> None:
-        """Choose settings, then make every cell."""
+    def go(self) -> bool:
+        """Choose settings, then make every cell; return whether each place has its cells or a reason."""
+        self.facts["state"] = self.state  # of before anything is read: what is imported meanwhile is not in it
         rows = methods(self.config, self.request.tables, self.request.target, self.request.only)
         self.facts["rows"] = [
             {"key": row.key, "title": row.title, "same_as": row.same_as, "tables": list(row.tables)} for row in rows
         ]
         pairs = [(row, market) for market in self.request.markets for row in rows]
-        trials = [(row, market, self._trials(row, market)) for row, market in pairs if not self._lacking(row, market)]
-        made = self._make("choose", [job for _, _, jobs in trials for job in jobs])
+        keys = {row.key for row in rows}
+        leaders = [(row, market) for row, market in pairs if row.follows not in keys]
+        trials = [(row, market, self._planned(self._trials, row, market)) for row, market in leaders]
+        failed = self._make("choose", [job for _, _, jobs in trials for job in jobs])
         for row, market, jobs in trials:
-            self._choose(row, market, jobs, made)
-        jobs = [job for pair in pairs if not self._lacking(*pair) for job in self._tests(*pair)]
+            self._choose(row, market, jobs, failed)
+        for row, market in pairs:
+            if (leader := (row.follows, market)) in self.chosen and (row.key, market) not in self.chosen:
+                self.chosen[row.key, market] = self.chosen[leader]
+        jobs = [job for row, market in pairs for job in self._planned(self._tests, row, market)]
         self._plan(jobs)
+        tried = [job for _, _, jobs in trials for job in jobs]
+        self.cells.show(self.number, [job.facts for job in [*tried, *jobs]])
         failed = self._make("cells", sorted(jobs, key=_order))
-        for job in jobs:
-            if isinstance(why := failed.get(job.facts.cell), str):
-                self.missing.setdefault(job.facts.method, {})[job.facts.market] = why
-        self.facts["state"] = _state(self.home)
+        self.facts["failed"] = {
+            place_of(asdict(job.facts)): failed[job.facts.cell] for job in jobs if job.facts.cell in failed
+        }
+        shown = self.cells.show(self.number, [job.facts for job in [*tried, *jobs]])
         self.cells.note(self.number, self.facts)
+        return shown + len(failed) >= len(jobs)
+
+    def _planned(self, plan: Callable[[Method, str], list[Planned]], row: Method, market: str) -> list[Planned]:
+        """Return what a row needs on a market; where it cannot be had, nothing, and why is noted."""
+        if self._lacking(row, market):
+            return []
+        try:
+            return plan(row, market)
+        except ModelError as error:
+            self.missing.setdefault(row.key, {})[market] = str(error)
+            return []
 
     # Inputs
 
@@ -199,23 +247,24 @@ class _Run:
         if len(tried) == 1:
             self.chosen[row.key, market] = tried[0]
             return []
-        lookback = self.config.experiment.search_lookback
-        start = inputs.start
-        fold = next(iter(sliding(inputs.window.numbers, start, inputs.stop, self._windows())), None)
-        fold = fold or next(iter(walking(inputs.window.numbers, start, inputs.stop, self._walk())), None)
-        if fold is None:
+        lookback = 1 if self.request.target == "same_day" else self.config.experiment.search_lookback
+        folds = [*self._windows(inputs)[:1], *self._walk(inputs)[:1]]
+        if not folds:
             raise too_short(inputs)
+        fold = min(folds, key=lambda fold: fold.validation.stop)  # before the test days of both
         blind = replace(fold, use=range(fold.validation.stop, fold.validation.stop))
         return [self._cell(row, inputs, lookback, "trial", 0, 0, blind, setting) for setting in tried]
 
-    def _choose(self, row: Method, market: str, jobs: Sequence[Planned], made: Mapping[str, CellResult | str]) -> None:
+    def _choose(self, row: Method, market: str, jobs: Sequence[Planned], failed: Mapping[str, str]) -> None:
         """Freeze the setting of the lowest validation loss; the first one where two are alike."""
         if not jobs:
             return
-        losses = [self.cells.loss(job.facts.cell) for job in jobs]
-        known = [(loss, at) for at, loss in enumerate(losses) if loss is not None]
+        losses = [(self.cells.loss(job.facts.cell), at) for at, job in enumerate(jobs)]
+        known = [(loss, at) for loss, at in losses if loss is not None]
+        self.facts["tried"].setdefault(row.key, {})[market] = [len(known), len(jobs)]
         if not known:
-            self.missing.setdefault(row.key, {})[market] = str(made[jobs[0].facts.cell])
+            reason = failed.get(jobs[0].facts.cell, "no setting has a validation loss")
+            self.missing.setdefault(row.key, {})[market] = reason
             return
         best = json.loads(jobs[min(known)[1]].facts.setting)
         self.chosen[row.key, market] = {key: value for key, value in best.items() if key not in row.settings}
@@ -224,16 +273,16 @@ class _Run:
     def _tests(self, row: Method, market: str) -> list[Planned]:
         inputs = self._inputs(row.reading, market)
         assert isinstance(inputs, Inputs)
-        setting, start = self.chosen[row.key, market], inputs.start
-        windows = sliding(inputs.window.numbers, start, inputs.stop, self._windows())
-        walk = walking(inputs.window.numbers, start, inputs.stop, self._walk())
+        if (row.key, market) not in self.chosen:
+            raise ModelError(f"the row {row.follows}, whose setting it takes, has none")
+        setting, walk = self.chosen[row.key, market], self._walk(inputs)
         if not walk:
             raise too_short(inputs)
         asked = (1,) if self.request.target == "same_day" else self.config.experiment.lookbacks
         lookbacks = [t for t in asked if row.lookbacks is None or t in row.lookbacks or len(asked) == 1]
         splits = [("walkforward", at, fold) for at, fold in enumerate(walk)]
         if self.request.target == "next_day":
-            splits = [("windows", at, fold) for at, fold in enumerate(windows)] + splits
+            splits = [("windows", at, fold) for at, fold in enumerate(self._windows(inputs))] + splits
         return [
             self._cell(row, inputs, t, protocol, at, seed, fold, setting)
             for t in lookbacks
@@ -241,13 +290,13 @@ class _Run:
             for seed in range(row.seeds)
         ]
 
-    def _windows(self) -> Windows:
+    def _windows(self, inputs: Inputs) -> list[Fold]:
         asked = self.config.experiment
-        return Windows(asked.window, asked.window_step, asked.windows)
+        windows = Windows(asked.window, asked.window_step, asked.windows)
+        return sliding(inputs.window.numbers, inputs.start, inputs.stop, windows)
 
-    def _walk(self) -> WalkForward:
-        step, mode = self.config.experiment.walk_step, self.config.experiment.walk_mode
-        return replace(self.config.walkforward, step=step, mode=mode)
+    def _walk(self, inputs: Inputs) -> list[Fold]:
+        return walking(inputs.window.numbers, inputs.start, inputs.stop, walk_of(self.config))
 
     def _cell(self, row: Method, inputs: Inputs, lookback: int, *place: Any) -> Planned:
         return plan_cell(self.config, self.request.target, row, inputs, lookback, *place)
@@ -261,25 +310,23 @@ class _Run:
         self.facts["planned"] = planned
         self.cells.note(self.number, self.facts)
 
-    def _make(self, stage: str, jobs: Sequence[Planned]) -> dict[str, CellResult | str]:
-        """Make the cells that are not there, each written as soon as it is done; return those, or why they failed."""
+    def _make(self, stage: str, jobs: Sequence[Planned]) -> dict[str, str]:
+        """Make the cells that are not there, each written as soon as it is done; return those that failed, and why."""
         there = self.cells.has(job.facts.cell for job in jobs)
-        self.cells.belong(self.number, [(job.facts.method, job.facts.cell) for job in jobs if job.facts.cell in there])
-        due = list({job.facts.cell: job for job in jobs if job.facts.cell not in there}.values())
-        found: dict[str, CellResult | str] = {}
-        workers = workers_of(self.config)
-        own = {job.facts.cell: job for job in due}
-        sent = [job.job for job in due]
-        with (
-            self.stages(stage) as step,
-            closing(as_completed(evaluate, sent, lambda job: own[job.facts.cell].days(), workers)) as results,
-        ):
+        due = {job.facts.cell: job for job in jobs if job.facts.cell not in there}
+        failed: dict[str, str] = {}
+        work = as_completed(
+            evaluate, [job.job for job in due.values()], lambda job: due[job.facts.cell].days(), workers_of(self.config)
+        )
+        with self.stages(stage) as step, closing(work) as results:
             for done, (job, result) in enumerate(results, start=1):
-                found[job.facts.cell] = result
                 if isinstance(result, CellResult):
-                    self.cells.write(self.number, job.facts, result)
+                    self.cells.write(job.facts, result)
+                    self.cells.add(self.number, job.facts)
+                else:
+                    failed[job.facts.cell] = result
                 step(done, len(due), f"{job.facts.method} {job.facts.market} {job.facts.lookback}")
-        return found
+        return failed
 
 
 def _order(job: Planned) -> tuple[int, int, str]:

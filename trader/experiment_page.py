@@ -25,7 +25,7 @@ TITLES = {
     3: "Table 3: what each input is worth",
 }
 LABELS = {
-    "accuracy": "accuracy",
+    "accuracy": "accuracy, %",
     "pnl": "paper PnL, sum over a window",
     "sharpe": "Sharpe ratio, annual",
     "correlation": "correlation with the return",
@@ -37,10 +37,10 @@ def written(value: float, metric: str) -> str:
     """Write a figure as a person reads it.
 
     >>> written(-0.1234, "pnl"), written(0.5204, "accuracy"), written(1.5, "sharpe")
-    ('−0.123', '52.0 %', '1.50')
+    ('−0.123', '52.0', '1.50')
     """
     if metric == "accuracy":
-        return f"{value * 100:.1f} %"
+        return f"{value * 100:.1f}"  # its label says %
     return f"{value:.{3 if metric == 'pnl' else 2}f}".replace("-", "−")
 
 
@@ -53,7 +53,7 @@ def entry(results: Results, table: int, place: Place, metric: str) -> tuple[str,
         return NOT_MEASURED, "", beside
     if figure.low is None or figure.high is None:
         return written(figure.value, metric), "", beside
-    low, high = (written(bound, metric).removesuffix(" %") for bound in (figure.low, figure.high))
+    low, high = (written(bound, metric) for bound in (figure.low, figure.high))
     return written(figure.value, metric), f"[{low}, {high}]", beside
 
 
@@ -67,8 +67,9 @@ def why_empty(results: Results, row: Row, market: str) -> str:
 
 
 def tables_of(results: Results) -> list[int]:
-    """Return the numbers of the paper's tables that the experiment has."""
-    return [number for number in (1, 2, 3) if number in results.experiment.request["tables"]]
+    """Return the numbers of the paper's tables that the experiment has a row of, Always Buy aside."""
+    asked = [number for number in (1, 2, 3) if number in results.experiment.request["tables"]]
+    return [number for number in asked if {row.key for row in rows_of(results, number)} - {"always_buy"}]
 
 
 def title_of(results: Results, table: int, row: Row) -> str:
@@ -95,6 +96,9 @@ def terminal(results: Results, verdicts: Verdicts, metric: str = "sharpe") -> It
                     days = results.days(market, protocol)
                     yield f"{TITLES[number]}, {market}, {PROTOCOLS[protocol]}, {days:,} test days"
                     yield table_of(results, number, market, protocol, metric)
+    if verdicts.differences:
+        yield "Paired on the same days of the walk-forward, with as many seeds of the one as of the other"
+        yield differences_table(results, verdicts)
     yield from paragraphs(results, verdicts)
 
 
@@ -123,7 +127,7 @@ def reading_table(results: Results) -> Table:
     table.add_column("[95 % interval]", no_wrap=True)
     for market in results.markets:
         table.add_column(f"{market}\ncorrelation", justify="right", no_wrap=True)
-        table.add_column("\nright signs", justify="right", no_wrap=True)
+        table.add_column("\nright signs, %", justify="right", no_wrap=True)
     for row in results.rows:
         cells = []
         for market in results.markets:
@@ -135,10 +139,43 @@ def reading_table(results: Results) -> Table:
     return table
 
 
+def differences_table(results: Results, verdicts: Verdicts) -> Table:
+    """Return what lies between FININ and each other method, or between each reader and the sketch, with intervals."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for at, heading in enumerate(DIFFERENCES[results.target]):
+        table.add_column(heading, justify="right" if at > 1 else "left")
+    for row in difference_rows(results, verdicts):
+        table.add_row(*row)
+    return table
+
+
+def difference_rows(results: Results, verdicts: Verdicts) -> Iterator[tuple[str, ...]]:
+    """Yield market, method, difference with interval, and which of the two it favours."""
+    titles = {row.key: row.title for row in results.rows}
+    for one in verdicts.differences:
+        other = one.against if results.target == "next_day" else one.method
+        value, low, high = one.found.value, one.found.low, one.found.high
+        if value is None or low is None or high is None:
+            yield one.market, titles[other], NOT_MEASURED, one.found.reason
+            continue
+        figures = f"{value:+.2f} [{low:+.2f}, {high:+.2f}]".replace("-", "−")
+        yield one.market, titles[other], figures, "above 0" if low > 0 else "below 0" if high < 0 else "cannot be told"
+
+
+DIFFERENCES = {
+    "next_day": ("market", "FININ less", "Sharpe ratio, mean over lookbacks [95 %]", "interval"),
+    "same_day": ("market", "method", "correlation less the ridge sketch's [95 %]", "interval"),
+}
+
+
 def paragraphs(results: Results, verdicts: Verdicts) -> Iterator[str]:
     """Yield what stands below the tables, in plain sentences."""
     if results.target == "same_day":
         yield "This measures reading. It is no trading signal: the return is over when the news is read."
+    elif short := windows_held(results):
+        yield short
+    if results.gaps:
+        yield "Not all cells are there yet: what follows is so far."
     yield from (claim.sentence for claim in verdicts.claims)
     yield from verdicts.sentences
     yield from gaps(results)
@@ -146,36 +183,59 @@ def paragraphs(results: Results, verdicts: Verdicts) -> Iterator[str]:
 
 
 def gaps(results: Results) -> Iterator[str]:
-    """Yield one sentence a row that has no figure, with the reason, and one for rows that lack some."""
+    """Yield a sentence for each row and market that lacks figures or seeds, with the reason."""
     for row in results.rows:
         for market in results.markets:
             if why := why_empty(results, row, market):
                 yield f"{row.title}, {market}: {why}."
-    partly = [place for place in results.gaps if place in results.figures]
-    lacking = [place for place in results.gaps if place not in results.figures]
-    if partly:
-        yield f"{len(partly)} places have fewer seeds than planned; --resume makes the rest."
-    if lacking:
-        yield f"{len(lacking)} places are not run yet; --resume makes them."
+                continue
+            lacking = {place: why for place, why in results.gaps.items() if place[:2] == (row.key, market)}
+            for why in dict.fromkeys(lacking.values()):
+                at = [f"t = {p.lookback} ({PROTOCOLS[p.protocol]})" for p, reason in lacking.items() if reason == why]
+                yield f"{row.title}, {market}, {', '.join(at)}: {why}."
+            undefined = {
+                f"{metric}: {figure.reason}"
+                for place, metrics in results.figures.items()
+                if place[:2] == (row.key, market)
+                for metric, figure in metrics.items()
+                if figure.value is None and metric != "correlation"
+            }
+            for reason in sorted(undefined):
+                yield f"{row.title}, {market}, where there is no figure: {reason}."
+
+
+def windows_held(results: Results) -> str:
+    """Say how many of the paper's windows the span holds, where it holds fewer than asked for."""
+    asked = int(results.experiment.request["settings"]["experiment"]["windows"])
+    held = {market: len(_windows(results, market)) for market in results.markets}
+    few = [f"{count} on {market}" for market, count in held.items() if count < asked]
+    return f"Of the {asked} windows asked for the span holds {', '.join(few)}." if few else ""
+
+
+def _fixed(results: Results) -> str:
+    """Name the models' settings that the config fixed, for they shape the figures."""
+    fixed = results.experiment.request["settings"]["model"]
+    words = [f"{name} {', '.join(f'{k} {v}' for k, v in keys.items())}" for name, keys in fixed.items() if keys]
+    return f" Fixed by the config: {'; '.join(words)}." if words else ""
 
 
 def budget(results: Results) -> str:
     """Say in one paragraph what was spent, and what was chosen how."""
     settings = results.experiment.request["settings"]["experiment"]
     spans = results.experiment.facts.get("spans", {})
-    quick = "A QUICK run: one seed, two settings tried. " if results.experiment.request["quick"] else ""
+    quick = "A QUICK run: fewer seeds and settings. " if results.experiment.request["quick"] else ""
     cap = settings["headlines_a_day"]
     span = "; ".join(f"{market} {first} to {last}" for market, (first, last) in spans.items())
     most = f"At most {cap} headlines a day by hash of the text" if cap else "All headlines"
     if prefer := results.experiment.request["settings"]["inputs"]["prefer"]:
         most += f", those with one of the words {', '.join(prefer)} first"
     return (
-        f"{quick}Experiment {results.experiment.id}, {span}. {results.trained:,} cells, "
+        f"{quick}Experiment {results.experiment.id}, {span}. {results.trained:,} different cells, "
         f"{results.seconds / 60:,.0f} minutes of one core. {most}; one setting a method and market, the "
         f"best of at most {settings['trials']} on the validation of the first window at lookback "
         f"{settings['search_lookback']}, then frozen; seeds: {settings['seeds']} for FININ, 1 for the others; "
         f"walk-forward retrained every {settings['walk_step']} sessions, {settings['walk_mode']}. Figures are of the "
-        f"signals, close to close, without costs. Intervals: stationary bootstrap within windows."
+        f"signals, close to close, without costs. Intervals: stationary bootstrap within windows.{_fixed(results)}"
     )
 
 
@@ -195,7 +255,7 @@ def search_table(found: SearchResult, limit: int) -> Table:
 
 COLUMNS = (
     *("method", "title", "market", "lookback", "protocol", "metric", "value", "low", "high", "seed_sd"),
-    *("test_days", "paper", "why_not"),
+    *("test_days", "paper", "quick", "why_not"),
 )
 
 
@@ -204,10 +264,11 @@ def as_csv(results: Results) -> str:
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(COLUMNS)
+    quick = "quick" if results.experiment.request["quick"] else ""
     for row in results.rows:
         for market in results.markets:
             if why := why_empty(results, row, market):
-                lines.writerow([row.key, row.title, market, *[""] * 9, why])
+                lines.writerow([row.key, row.title, market, *[""] * 9, quick, why])
         for place in (place for place in results.figures if place.method == row.key):
             for metric, figure in results.figures[place].items():
                 paper = next(
@@ -215,14 +276,17 @@ def as_csv(results: Results) -> str:
                 )
                 values = [figure.value, figure.low, figure.high, figure.seed_sd]
                 days = len(results.positions[place].next_return)
-                why = results.gaps.get(place, "")
-                lines.writerow([place.method, row.title, *place[1:], metric, *values, days, paper, why])
+                why = figure.reason or results.gaps.get(place, "")
+                lines.writerow([place.method, row.title, *place[1:], metric, *values, days, paper, quick, why])
+        for place, why in results.gaps.items():
+            if place.method == row.key and place not in results.figures:
+                lines.writerow([place.method, row.title, *place[1:], *[""] * 7, quick, why])
     return out.getvalue()
 
 
 def as_markdown(results: Results, verdicts: Verdicts, title: str) -> str:
     """Return the whole experiment as one Markdown page."""
-    parts = [f"# {title}", *(_markdown_intro(results)), *_markdown_claims(verdicts)]
+    parts = [f"# {title}", *(_markdown_intro(results)), *_markdown_claims(results, verdicts)]
     if results.target == "same_day":
         parts += _markdown_reading(results)
     else:
@@ -232,6 +296,12 @@ def as_markdown(results: Results, verdicts: Verdicts, title: str) -> str:
                 for protocol in results.protocols:
                     for metric in ("sharpe", "accuracy", "pnl"):
                         parts += _markdown_table(results, number, market, protocol, metric)
+    if verdicts.differences:
+        heads = DIFFERENCES[results.target]
+        lines = [f"| {' | '.join(row)} |" for row in difference_rows(results, verdicts)]
+        title = "FININ against each of the others" if results.target == "next_day" else "Against the ridge sketch"
+        note = "Paired on the same days of the walk-forward, with as many seeds of the one as of the other."
+        parts += [f"## {title}", note, "\n".join([f"| {' | '.join(heads)} |", "|---|---|---:|---|", *lines])]
     parts += ["## What is not there, and what was spent", *gaps(results), budget(results), *_markdown_settings(results)]
     return "\n\n".join(parts) + "\n"
 
@@ -242,14 +312,9 @@ def _markdown_intro(results: Results) -> Sequence[str]:
             "How well each method reads: the day's news against the same day's return, the day's own bar masked, "
             "walk-forward out of sample. No trading signal: the return is over when the news is read."
         ]
-    few = [
-        f"On {market} the span holds {len(lengths)} of the paper's ten windows."
-        for market in results.markets
-        if (lengths := _windows(results, market)) and len(lengths) < 10
-    ]
     return [
         "Our figure with its 95 % interval; in parentheses the paper's, on its own data, never mixed with ours. "
-        "Signals, close to close, no costs. " + " ".join(few)
+        "Signals, close to close, no costs. " + windows_held(results)
     ]
 
 
@@ -260,8 +325,9 @@ def _windows(results: Results, market: str) -> Sequence[int]:
     return []
 
 
-def _markdown_claims(verdicts: Verdicts) -> list[str]:
+def _markdown_claims(results: Results, verdicts: Verdicts) -> list[str]:
     found = [*(claim.sentence for claim in verdicts.claims), *verdicts.sentences]
+    found = ["Not all cells are there yet: what follows is so far.", *found] if found and results.gaps else found
     return ["## Claims", "\n".join(f"- {line}" for line in found)] if found else []
 
 
@@ -280,7 +346,7 @@ def _markdown_table(results: Results, number: int, market: str, protocol: str, m
 
 
 def _markdown_reading(results: Results) -> list[str]:
-    lines = ["| method | " + " | ".join(f"{m}: correlation | right signs" for m in results.markets) + " |"]
+    lines = ["| method | " + " | ".join(f"{m}: correlation | right signs, %" for m in results.markets) + " |"]
     lines.append("|---|" + "---:|---:|" * len(results.markets))
     for row in results.rows:
         cells = []
@@ -299,4 +365,15 @@ def _markdown_settings(results: Results) -> list[str]:
         for row in results.rows
         for market, setting in results.experiment.facts.get("settings", {}).get(row.key, {}).items()
     ]
-    return ["Settings chosen on validation:", "\n".join(["| method | market | setting |", "|---|---|---|", *lines])]
+    tried = results.experiment.facts.get("tried", {})
+    fell = [
+        f"{row.title}, {market}: {asked - done} of {asked} settings failed and were not chosen from."
+        for row in results.rows
+        for market, (done, asked) in tried.get(row.key, {}).items()
+        if done < asked
+    ]
+    return [
+        *fell,
+        "Settings chosen on validation:",
+        "\n".join(["| method | market | setting |", "|---|---|---|", *lines]),
+    ]

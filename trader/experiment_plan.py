@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 import hashlib
+from importlib import metadata
 import json
 from typing import Any, Literal
 
@@ -15,14 +16,20 @@ from trader.config import Config
 from trader.experiment_inputs import Inputs
 from trader.methods import Method, Settings
 from trader.parts import model_spec
+from trader.sources import source_hash
 from trader.training import fold_seed
 from trader.walkforward import Fold
 from trader.window import Window
 
 Target = Literal["next_day", "same_day"]
 
-# What shapes a cell beside its model: how it is cut out, trained and forecast.
-OWN = "experiment-1"
+LIBRARIES = ("torch", "numpy", "scikit-learn")
+
+
+def own_code() -> list[str]:
+    """Return what shapes a cell beside its model: the code that cuts it out and runs it, and the libraries."""
+    code = [source_hash(module) for module in ("trader.cell_work", "trader.window")]
+    return [*code, *(f"{name} {metadata.version(name)}" for name in LIBRARIES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ def plan_cell(
     shape = {
         "model": row.model,
         "settings": dict(spec.settings),
-        "code": [spec.code, OWN],
+        "code": [spec.code, *own_code()],
         "texts": inputs.texts_id,
         "target": target,
         "ranges": [[part.start - first, part.stop - first] for part in (fold.train, fold.validation, fold.use)],

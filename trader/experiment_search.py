@@ -13,7 +13,7 @@ from trader.cell_work import evaluate
 from trader.cells import CellResult
 from trader.config import Config
 from trader.errors import ModelError
-from trader.experiment import Request
+from trader.experiment import Request, walk_of
 from trader.experiment_inputs import load, too_short
 from trader.experiment_plan import plan_cell
 from trader.methods import Settings, methods
@@ -48,9 +48,8 @@ def search_finin(
     asked = (request.news, request.first, request.last)
     inputs = load(config, home, market, asked, row.reading, readers or readers_of(config, home), stages)
     windows = Windows(config.experiment.window, config.experiment.window_step, 1)
-    spec = replace(config.walkforward, step=config.experiment.walk_step)
     folds = sliding(inputs.window.numbers, inputs.start, inputs.stop, windows)
-    folds = folds or walking(inputs.window.numbers, inputs.start, inputs.stop, spec)
+    folds = folds or walking(inputs.window.numbers, inputs.start, inputs.stop, walk_of(config))
     if not folds:
         raise too_short(inputs)
     fold = replace(folds[0], use=range(folds[0].validation.stop, folds[0].validation.stop))
@@ -63,15 +62,16 @@ def search_finin(
             raise ModelError(str(result) if isinstance(result, str) else "no validation loss")
         return result.validation_loss
 
+    # Data, code and the other settings: what a trial depends on beside its own. Others are another study.
+    about = plan_cell(config, "next_day", row, inputs, *place, {}).facts.cell[:12]
     with stages("search") as step:
         return search(
             loss,
             FININ_SPACE,
-            study=f"finin {market} {request.news} t={config.experiment.search_lookback} {sampler}",
+            study=f"finin {market} {request.news} t={config.experiment.search_lookback} {sampler} {about}",
             storage=home.folder / "search.db",
             trials=trials,
             sampler=sampler,
             seed=config.run.seed,
-            about=plan_cell(config, "next_day", row, inputs, *place, {}).facts.cell,  # data, code and other settings
             progress=lambda done, total: step(done, total, "settings"),
         )

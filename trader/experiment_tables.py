@@ -76,7 +76,9 @@ def measure(cells: Cells, experiment: ExperimentRow) -> Results:
     rows = [
         Row(row["key"], row["title"], row["same_as"], tuple(row["tables"])) for row in experiment.facts.get("rows", [])
     ]
-    found = [cell for cell in cells.of(experiment.id) if cell["protocol"] != "trial"]
+    everything = cells.of(experiment.id)
+    found = [cell for cell in everything if cell["protocol"] != "trial"]
+    unique = {cell["cell"]: cell["seconds"] for cell in everything}
     planned = {_named(name): tuple(counts) for name, counts in experiment.facts.get("planned", {}).items()}
     places = list(planned)
     positions, gaps = {}, {}
@@ -86,7 +88,8 @@ def measure(cells: Cells, experiment: ExperimentRow) -> Results:
         if whole:
             positions[place] = _positions(cells, whole, place.protocol)
         if len(whole) < seeds:
-            gaps[place] = f"not run yet: {len(own)} of {splits * seeds} cells"
+            failed = experiment.facts.get("failed", {}).get("|".join(map(str, place)), "")
+            gaps[place] = failed or f"not run yet: {len(own)} of {splits * seeds} cells; --resume makes the rest"
     asked = experiment.request["settings"]["evaluation"]
     risk_free, resamples, seed = float(asked["risk_free"]), int(asked["resamples"]), int(experiment.request["seed"])
     return Results(
@@ -102,13 +105,13 @@ def measure(cells: Cells, experiment: ExperimentRow) -> Results:
         },
         gaps=gaps,
         paper=_paper(rows, places),
-        seconds=sum(cell["seconds"] for cell in cells.of(experiment.id)),
-        trained=len(cells.of(experiment.id)),
+        seconds=sum(unique.values()),
+        trained=len(unique),
     )
 
 
 def _place(cell: Mapping[str, Any]) -> Place:
-    return Place(cell["shown"], cell["market"], cell["lookback"], cell["protocol"])
+    return Place(cell["method"], cell["market"], cell["lookback"], cell["protocol"])
 
 
 def _named(name: str) -> Place:
@@ -121,7 +124,7 @@ def _whole_seeds(own: Sequence[Mapping[str, Any]], splits: int) -> dict[int, lis
     by_seed: dict[int, list[Mapping[str, Any]]] = {}
     for cell in sorted(own, key=lambda cell: (cell["seed"], cell["split"])):
         by_seed.setdefault(cell["seed"], []).append(cell)
-    return {seed: held for seed, held in by_seed.items() if len(held) == splits}
+    return {seed: held for seed, held in by_seed.items() if [one["split"] for one in held] == list(range(splits))}
 
 
 def _positions(cells: Cells, by_seed: Mapping[int, Sequence[Mapping[str, Any]]], protocol: str) -> Positions:
@@ -168,7 +171,7 @@ def _paper(rows: Sequence[Row], places: Sequence[Place]) -> dict[tuple[int, Plac
         for table in row.tables:
             # Its row FININ of table 2 read through RoBERTa, which has a row of its own in table 1.
             name = {1: "", 3: "complete"}.get(table, row.same_as) if place.method == "finin" else row.same_as
-            held = printed.get((table, name, market, place.lookback)) or printed.get((2, name, market, place.lookback))
+            held = printed.get((2 if name == "Always Buy" else table, name, market, place.lookback))
             if name and held and place.protocol == "windows":
                 found[table, place] = held
     return found

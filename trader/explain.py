@@ -118,12 +118,15 @@ class Explained:
 
     @property
     def influence(self) -> NDArray[np.float64] | None:
-        """(N,) what each headline gives to the decision, by itself and through those that looked at it; sums to 1.
+        """(N,) what each headline gives to the decision, half by itself and half through those that looked at it.
 
-        ``weights @ pairs``.
+        ``½ weights + ½ weights @ pairs``, which sums to 1: a headline keeps half of what it is and takes half from
+        those it looks at. Source: Abnar and Zuidema 2020, attention rollout.
         """
         shares = self.shares()
-        return None if shares is None else np.asarray(shares.sum(axis=0))
+        if shares is None or self.weights is None:
+            return None
+        return np.asarray((self.weights.astype(np.float64) + shares.sum(axis=0)) / 2)
 
     def shares(self, at: Sequence[int] | None = None) -> NDArray[np.float64] | None:
         """Return weights[i]·pairs[i, j] (n, n) among the headlines ``at``, or all: what reaches the decision from j

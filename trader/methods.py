@@ -22,6 +22,21 @@ Space = Mapping[str, Sequence[Any]]
 
 # The paper's 81 settings (section 5.2).
 FININ_SPACE: Space = {"layers": (2, 3, 4), "hidden": (16, 32, 64), "heads": (1, 3, 6), "qkv": (32, 64, 128)}
+# FININ with every switch of ours off: what the paper's words leave if nothing is added to them.
+AS_PRINTED: Settings = {
+    "recency": False,
+    "text_scale": "one",
+    "norm": "post",
+    "skip": False,
+    "uniform_start": False,
+    "alike_start": False,
+    "sharpness": 1.0,
+    "gate": False,
+    "head_layers": 0,
+    "return_weight": 0.0,
+    "warm_up": 0.0,
+    "schedule": "constant",
+}
 _NETWORK: Space = {"hidden": (16, 32, 64), "learning_rate": (3e-4, 1e-3, 3e-3)}
 
 
@@ -45,6 +60,7 @@ class Method:
     tables: numbers of the paper's tables that show it.   same_as: the paper's name of the row, "" where it has none.
     settings: fixed.   space: what is chosen on validation, key → values.   seeds: how many, 0 as many as FININ.
     lookbacks: of those asked for, only these; None for all.   why_not: why it cannot be run at all, or "".
+    follows: key of the row whose chosen setting it takes, where that row is run too; else it chooses its own.
     """
 
     key: str
@@ -58,6 +74,7 @@ class Method:
     seeds: int = 1
     lookbacks: tuple[int, ...] | None = None
     why_not: str = ""
+    follows: str = ""
 
 
 def methods(config: Config, tables: Sequence[int], target: str, only: Sequence[str] = ()) -> list[Method]:
@@ -78,19 +95,22 @@ def methods(config: Config, tables: Sequence[int], target: str, only: Sequence[s
 
 
 def _finin(key: str, title: str, tables: tuple[int, ...], **changes: Any) -> Method:
+    # An ablation is the complete model without one thing: it takes that model's setting.
+    follows = "" if key == "finin" or ("reading" in changes and changes["reading"].text) else "finin"
     base = Method(key=key, title=title, model="finin", tables=tables, same_as="FININ", space=FININ_SPACE, seeds=0)
-    return replace(base, **changes)
+    return replace(base, follows=follows, **changes)
 
 
 def _table_2(config: Config) -> list[Method]:
-    finbert = Reading(scorer="finbert")
+    finbert, few = Reading(scorer="finbert"), (config.experiment.search_lookback,)
+    weights = "random" if config.model.get("fpt", {}).get("weights", "random") == "random" else "pretrained"
     found = [
         Method(key="always_buy", title="Always Buy", model="always_buy", tables=(1, 2, 3), same_as="Always Buy"),
         Method(key="naf", title="NAF", model="naf", tables=(2,), same_as="NAF"),
         Method(key="sentiments", title="Sentiments", model="sentiments", tables=(2,), same_as="Sentiments"),
         Method(key="finbert", title="FinBERT", model="sentiments", tables=(2,), same_as="FinBERT", reading=finbert),
         Method(key="ensemble", title="Ensemble", model="ensemble", tables=(2,), same_as="Ensemble"),
-        Method(key="fpt", title="FPT, random GPT-2", model="fpt", tables=(2,), same_as="FPT"),
+        Method(key="fpt", title=f"FPT, {weights} GPT-2", model="fpt", tables=(2,), same_as="FPT"),
         *_chats(config),
         Method(key="pen", title="PEN", model="pen", tables=(2,), same_as="PEN"),
     ]
@@ -100,13 +120,15 @@ def _table_2(config: Config) -> list[Method]:
         Method(key="logistic", title="Logistic regression", model="logistic", tables=(2,)),
         Method(key="boosting", title="Gradient boosting", model="boosting", tables=(2,)),
         _finin("finin", "FININ", (1, 2, 3)),
+        _finin("finin_printed", "FININ as printed", (2,), settings=AS_PRINTED, seeds=1, lookbacks=few, same_as=""),
         _finin(
             "finin_uncapped",
             "FININ, all headlines",
             (2,),
             reading=Reading(headlines_a_day=0),
             seeds=1,
-            lookbacks=(config.experiment.search_lookback,),
+            lookbacks=few,
+            same_as="",
         ),
     ]
 
@@ -141,21 +163,27 @@ def _chats(config: Config) -> list[Method]:
     return found
 
 
+_LANGUAGE_MODELS = {"roberta": "RoBERTa", "finbert": "FinBERT", "bge": "BGE", "llama-2": "Llama 2"}
+
+
 def _table_1(config: Config) -> list[Method]:
-    """Return FININ through each language model of the paper; the one embedded here is the row "finin"."""
-    named = dict(zip(("roberta", "finbert_lm", "bge", "llama2"), config.experiment.language_models, strict=False))
-    titles = {"roberta": "RoBERTa", "finbert_lm": "FinBERT", "bge": "BGE", "llama2": "Llama 2"}
-    return [
-        _finin(key, f"FININ, {titles[key]}", (1,), same_as=titles[key], reading=Reading(text=spec))
-        for key, spec in named.items()
-    ]
+    """Return FININ through each language model of the config; the one embedded here is the row "finin"."""
+    found = []
+    for spec in config.experiment.language_models:
+        known = [word for word in _LANGUAGE_MODELS if word in spec.lower()]
+        title = _LANGUAGE_MODELS[known[0]] if known else spec
+        key = f"{known[0].replace('-', '')}_lm" if known else spec
+        row = _finin(key, f"FININ, {title}", (1,), same_as=title if known else "", reading=Reading(text=spec))
+        found.append(row)
+    return found
 
 
 def _table_3() -> list[Method]:
+    # As many seeds as the complete model has: an average over seeds is smoother by itself, and would win by that.
     return [
-        _finin("no_news", "− news", (3,), same_as="no_news", settings={"news": False}, seeds=1),
-        _finin("no_text", "− text", (3,), same_as="no_text", settings={"text": False}, seeds=1),
-        _finin("no_quantifier", "− quantifier", (3,), same_as="no_quantifier", settings={"quantifier": False}, seeds=1),
+        _finin("no_news", "− news", (3,), same_as="no_news", settings={"news": False}),
+        _finin("no_text", "− text", (3,), same_as="no_text", settings={"text": False}),
+        _finin("no_quantifier", "− quantifier", (3,), same_as="no_quantifier", settings={"quantifier": False}),
     ]
 
 

@@ -116,7 +116,8 @@ def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
             options["device"] = config.compute.device
         chosen = build(settings, options, where)
         reads = kind(chosen).lookback  # trailing means may reach back further than the lookback that was asked for
-        return ModelSpec(name, partial(kind, chosen), asdict(chosen), reads, texts_id, seed, _code_of(path))
+        code = _code_of(path) + _weights_of(chosen)
+        return ModelSpec(name, partial(kind, chosen), asdict(chosen), reads, texts_id, seed, code)
     try:
         inspect.signature(kind).bind(**options)
     except TypeError as error:
@@ -160,6 +161,16 @@ def _version_of(*packages: str) -> str:
 
 def _code_of(path: str) -> str:
     return source_hash(path.partition(":")[0])
+
+
+def _weights_of(chosen: Any) -> str:
+    """Return the hash of the pretrained weights that a model's settings name, "" where they name none."""
+    spec = getattr(chosen, "weights", "random")
+    if spec == "random":
+        return ""
+    from models.checkpoint import fingerprint_of, folder_of, hashes_of
+
+    return fingerprint_of(hashes_of(folder_of(spec)))[:16]
 
 
 def _source_hash(kind: type[Any]) -> str:

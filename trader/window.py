@@ -200,11 +200,12 @@ class Window:
             raise NoData("the window has no bar of this session", where=session) from error
 
     def fingerprint(self, first: int, stop: int) -> str:
-        """Return the sha256 of everything held of positions first … stop−1: bars, headlines, scores."""
+        """Return the sha256 of everything held of positions first … stop−1: bars, features, headlines, scores."""
         self.resolve()
         digest = hashlib.sha256()
         for at in range(first, stop):
             digest.update(f"{self.sessions[at]}|{self.bars[at]}|{len(self.headlines[at])}\n".encode())
+            digest.update(self._market[at].tobytes())
             digest.update("\n".join(self.headlines[at]).encode())
             digest.update(self._sentiment[at].tobytes())
         return digest.hexdigest()
