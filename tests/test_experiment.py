@@ -39,7 +39,7 @@ SESSIONS = 330  # 120 of history, then windows of 60 every 45
 
 def config(**experiment_keys: Any) -> Config:
     """Return settings for windows of 60 sessions and folds of 40 + 10, one worker, two lookbacks."""
-    few = {"lookbacks": [1, 3], "search_lookback": 3, "seeds": 2, "trials": 2}
+    few = {"lookbacks": [1, 3], "search_lookback": 3, "seeds": 2, "trials": 2, "finin_trials": 2}
     spans = {"window": 60, "window_step": 45, "walk_step": 40}
     return from_mapping(
         {
@@ -175,7 +175,7 @@ def test_a_chat_model_is_a_row_its_answers_are_replayed_and_its_key_is_nowhere(
     server.behave = lambda handler, attempt: handler.say("YES" if "rise" in handler.headline else "NO")
     section = {"endpoint": server.url, "model": "tiny", "input_price": 0, "output_price": 0}
     paid = {"key_variable": "CHAT_TEST_KEY", "max_cost": 1.0}
-    base = config(lookbacks=[1], trials=1)
+    base = config(lookbacks=[1], finin_trials=1)
     settings = replace(base, chat={"gpt-4": {**section, **paid}})
     row = experiment.run(settings, home, replace(REQUEST, only=("gpt-4",)))
     assert "gpt-4" not in row.facts["missing"] and len(server.asked) == len(set(server.asked)) > 50
@@ -218,7 +218,7 @@ def test_later_news_changes_no_cell_that_could_not_know_it(done: tuple[Path, Exp
 
 def test_every_test_cell_has_the_setting_that_was_chosen(tmp_path: Path) -> None:
     home = builders.a_home(tmp_path, SESSIONS)
-    row = run(home, config(trials=4, lookbacks=[1]), replace(REQUEST, only=("finin", "no_text")))
+    row = run(home, config(finin_trials=4, lookbacks=[1]), replace(REQUEST, only=("finin", "no_text")))
     with Cells.open(home / "ledger.db") as cells:
         found = cells.of(row.id)
         trials = [cell for cell in found if cell["protocol"] == "trial"]
@@ -233,7 +233,7 @@ def test_every_test_cell_has_the_setting_that_was_chosen(tmp_path: Path) -> None
 
 def test_rows_that_share_a_cell_both_show_it(tmp_path: Path) -> None:
     home = builders.a_home(tmp_path, SESSIONS)  # no day has more headlines than the cap: uncapped is the same cell
-    row = run(home, config(trials=1, seeds=1, lookbacks=[3]), replace(REQUEST, only=("finin", "finin_uncapped")))
+    row = run(home, config(finin_trials=1, seeds=1, lookbacks=[3]), replace(REQUEST, only=("finin", "finin_uncapped")))
     with Cells.open(home / "ledger.db") as cells:
         found = [cell for cell in cells.of(row.id) if cell["protocol"] == "windows"]
         by_method = {key: {c["cell"] for c in found if c["method"] == key} for key in ("finin", "finin_uncapped")}
@@ -242,7 +242,7 @@ def test_rows_that_share_a_cell_both_show_it(tmp_path: Path) -> None:
 
 def test_another_seed_takes_the_cells_that_it_shares_and_shows_them_as_its_own(tmp_path: Path) -> None:
     home, asked = builders.a_home(tmp_path, SESSIONS), replace(REQUEST, only=("finin",))
-    settings = config(trials=1, lookbacks=[1])
+    settings = config(finin_trials=1, lookbacks=[1])
     run(home, settings, asked)
     before = len(_all_cells(home))
     row = run(home, replace(settings, run=replace(settings.run, seed=1)), asked)

@@ -7,7 +7,6 @@ from dataclasses import replace
 import io
 from pathlib import Path
 import sqlite3
-import sys
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ ROWS = ("always_buy", "logistic", "finin", "no_news", "no_text", "no_quantifier"
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = builders.a_home(tmp_path_factory.mktemp("page"), SESSIONS)
-    run(folder, config(trials=1), replace(REQUEST, only=ROWS[1:]))
+    run(folder, config(finin_trials=1), replace(REQUEST, only=ROWS[1:]))
     return folder
 
 
@@ -140,7 +139,7 @@ def test_the_command_runs_shows_and_writes(
         (("--tables", "4"), "table 4 is `python -m trader why"),
         (("--tables", "x"), "--tables wants numbers"),
         (("--show", "9"), "no such experiment"),
-        (("--resume",), "no experiment waits to be resumed"),
+        (("--resume",), "--resume goes on with the settings of the experiment"),
         (("--from", "2011", "--to", "2010"), "--from lies after --to"),
         (("--methods", "fnin"), "no such method in these tables"),
         (("--market", "moon"), "no such market"),
@@ -155,4 +154,10 @@ def test_a_word_that_cannot_be_used_is_one_line(
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert said in error.splitlines()[-1] and "Traceback" not in error
-    sys.stdout.flush()
+
+
+def test_where_nothing_was_stopped_there_is_nothing_to_resume(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from trader import cli
+
+    assert cli.main(["experiment", "finin", "--home", str(home), "--resume"]) == 2
+    assert "no experiment waits to be resumed" in capsys.readouterr().err

@@ -33,6 +33,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="one seed and two settings tried; marked in the output")
     parser.add_argument("--resume", action="store_true", help="go on with the newest experiment that is not finished")
+    parser.add_argument("--again", action="store_true", help="look anew for rows that were missing, though finished")
     parser.add_argument("--show", metavar="N", help="only show an experiment: its number, or latest")
     parser.add_argument("--metric", choices=["sharpe", "accuracy", "pnl"], default="sharpe", help="in the terminal")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every figure")
@@ -92,12 +93,13 @@ def experiment(options: argparse.Namespace) -> None:
             row = cells.experiment(options.show)
     else:
         if options.resume:
+            _refuse_beside_resume(options)
             with Cells.open(ledger) as cells:
                 config, request = engine.resumed(cells.experiment(unfinished=True), config)
         else:
             request = _request(options, config.run.market, config.run.news)
         with watching() as watch:
-            row = engine.run(config, home, request, watch=watch)
+            row = engine.run(config, home, request, watch=watch, again=options.again)
     with Cells.open(ledger) as cells:
         results = measure(cells, row)
     verdicts = judge(results)
@@ -134,6 +136,15 @@ def _request(options: argparse.Namespace, market: str, news: str) -> Request:
         quick=options.quick,
         only=_words(options.methods),
     )
+
+
+def _refuse_beside_resume(options: argparse.Namespace) -> None:
+    """Raise ConfigError for words that --resume would have to ignore: it takes the settings of what it goes on with."""
+    given = {"--market": options.market, "--news": options.news, "--from": options.first, "--to": options.last}
+    given |= {"--methods": options.methods, "--quick": options.quick, "--tables": options.tables != "1,2,3"}
+    if beside := [word for word, value in given.items() if value]:
+        do = "leave it out, or give the whole command again without --resume: it goes on by itself"
+        raise ConfigError("--resume goes on with the settings of the experiment", got=beside[0], do=do)
 
 
 def _tables(listed: str) -> tuple[int, ...]:

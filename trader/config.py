@@ -118,6 +118,7 @@ class Experiment:
     lookbacks: tuple[int, ...] = (1, 3, 5, 10, 20)
     seeds: int = 3
     trials: int = 9
+    finin_trials: int = 9
     search_lookback: int = 5
     headlines_a_day: int = 256
     window: int = 500
@@ -269,6 +270,7 @@ _AT_LEAST: dict[tuple[str, str], float] = {
     ("evaluation", "resamples"): 100,
     ("experiment", "seeds"): 1,
     ("experiment", "trials"): 1,
+    ("experiment", "finin_trials"): 1,
     ("experiment", "search_lookback"): 1,
     ("experiment", "headlines_a_day"): 0,
     ("experiment", "window"): 50,

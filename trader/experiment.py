@@ -147,7 +147,8 @@ def walk_of(config: Config) -> WalkForward:
 
 
 def _quick(config: Config) -> Config:
-    fewer = replace(config.experiment, seeds=1, trials=min(2, config.experiment.trials))
+    asked = config.experiment
+    fewer = replace(asked, seeds=1, trials=min(2, asked.trials), finin_trials=min(2, asked.finin_trials))
     return replace(config, experiment=fewer)
 
 
@@ -243,7 +244,9 @@ class _Run:
         """Return the trials of a row: trainings on the first window, of which only the validation is looked at."""
         inputs = self._inputs(row.reading, market)
         assert isinstance(inputs, Inputs)
-        tried = points(row.space, self.config.experiment.trials, self.config.run.seed)
+        asked = self.config.experiment
+        trials = asked.finin_trials if row.model == "finin" else asked.trials
+        tried = points(row.space, trials, self.config.run.seed)
         if len(tried) == 1:
             self.chosen[row.key, market] = tried[0]
             return []
