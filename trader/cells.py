@@ -177,6 +177,14 @@ class Cells:
             sql = "UPDATE experiments SET status = ?, finished_at = ? WHERE id = ?"
             self._conn.execute(sql, (status, to_us(self._clock.now()), experiment))
 
+    def stop(self, experiment: int) -> None:
+        """Write that an experiment was stopped; forget one that has nothing to show yet."""
+        if self._query("SELECT 1 FROM experiment_cells WHERE experiment = ? LIMIT 1", experiment):
+            self.end(experiment, "stopped")
+            return
+        with store_errors(self._path), immediate(self._conn):
+            self._conn.execute("DELETE FROM experiments WHERE id = ?", (experiment,))
+
     def experiment(self, number: int | str = "latest", *, unfinished: bool = False) -> ExperimentRow:
         """Return an experiment by its number, or the newest (that is not finished); raise NoData if there is none."""
         values: tuple[object, ...] = () if number == "latest" else (number,)

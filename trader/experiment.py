@@ -93,7 +93,7 @@ def run(
         try:
             whole = _Run(config, home, request, cells, number, stages, readers, state).go()
         except BaseException:
-            cells.end(number, "stopped")
+            cells.stop(number)
             raise
         cells.end(number, "finished" if whole else "stopped")
         return cells.experiment(number)

@@ -231,8 +231,8 @@ def budget(results: Results) -> str:
         most += f", those with one of the words {', '.join(prefer)} first"
     return (
         f"{quick}Experiment {results.experiment.id}, {span}. {results.trained:,} different cells, "
-        f"{results.seconds / 60:,.0f} minutes of one core. {most}; one setting a method and market, the best of at most "
-        f"{settings['trials']} ({settings['finin_trials']} for FININ) on the validation of the first window at "
+        f"{results.seconds / 60:,.0f} minutes of one core. {most}; one setting a method and market, the best of at "
+        f"most {settings['trials']} ({settings['finin_trials']} for FININ) on the validation of the first window at "
         f"lookback {settings['search_lookback']}, then frozen; seeds: {settings['seeds']} for FININ, 1 for the others; "
         f"walk-forward retrained every {settings['walk_step']} sessions, {settings['walk_mode']}. Figures are of the "
         f"signals, close to close, without costs. Intervals: stationary bootstrap within windows.{_fixed(results)}"
