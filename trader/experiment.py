@@ -194,7 +194,7 @@ class _Run:
         self._plan(jobs)
         tried = [job for _, _, jobs in trials for job in jobs]
         self.cells.show(self.number, [job.facts for job in [*tried, *jobs]])
-        failed = self._make("cells", sorted(jobs, key=_order))
+        failed = self._make("cells", sorted(jobs, key=self._order))
         self.facts["failed"] = {
             place_of(asdict(job.facts)): failed[job.facts.cell] for job in jobs if job.facts.cell in failed
         }
@@ -313,6 +313,11 @@ class _Run:
         self.facts["planned"] = planned
         self.cells.note(self.number, self.facts)
 
+    def _order(self, job: Planned) -> tuple[int, int, str]:
+        """First seeds first, and lookbacks near the one searched at: a stopped experiment then has whole rows."""
+        facts = job.facts
+        return facts.seed, abs(facts.lookback - self.config.experiment.search_lookback), facts.protocol
+
     def _make(self, stage: str, jobs: Sequence[Planned]) -> dict[str, str]:
         """Make the cells that are not there, each written as soon as it is done; return those that failed, and why."""
         there = self.cells.has(job.facts.cell for job in jobs)
@@ -330,8 +335,3 @@ class _Run:
                     failed[job.facts.cell] = result
                 step(done, len(due), f"{job.facts.method} {job.facts.market} {job.facts.lookback}")
         return failed
-
-
-def _order(job: Planned) -> tuple[int, int, str]:
-    """First seeds first: a stopped experiment has whole rows, if wider ones."""
-    return job.facts.seed, job.facts.lookback, job.facts.protocol
