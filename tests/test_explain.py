@@ -183,7 +183,7 @@ def test_scaling_and_shares_are_those_of_the_whole_day() -> None:
     for i in range(3):
         for j in range(3):
             assert shares[i, j] == pytest.approx(float(WEIGHTS[i]) * float(PAIRS[i, j]))
-    assert day.influence is not None and day.influence.tolist() == pytest.approx([0.15, 0.42, 0.43], abs=1e-6)
+    assert day.influence is not None and day.influence.tolist() == pytest.approx([0.175, 0.46, 0.365], abs=1e-6)
     strongest = [(pair.by, pair.of, round(pair.share, 3)) for pair in day.strongest(2)]
     assert strongest == [(1, 2, 0.35), (2, 1, 0.27)]  # the largest of all is 1's look at itself but for these
     assert [(pair.by, pair.of) for pair in day.strongest(9, about=[0])] == [(0, 1), (0, 2), (1, 0), (2, 0)]
@@ -199,7 +199,7 @@ def test_a_search_keeps_the_ranks_and_the_scale_of_the_day() -> None:
     text = said(why_report.parts(a_day(), search="wamu client", pairs=1))
     assert "Found with 'wamu client': 1." in text
     (row,) = [line for line in text.splitlines() if "JPMorgan on WaMu" in line and "30.000" in line]
-    assert row.split()[:4] == ["2", "30.000", "0.33", "43.000"]
+    assert row.split()[:4] == ["2", "30.000", "0.33", "36.500"]
     assert "35.000" in text  # the strongest pair that it belongs to: read by the headline of rank 1
     assert "GM to delay" not in text
     assert "35.000" not in said(why_report.parts(a_day(), search="gm", pairs=1)), "GM is not of that pair"
