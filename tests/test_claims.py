@@ -141,9 +141,9 @@ def test_a_claim_of_one_lookback_is_the_paired_difference() -> None:
 
 def test_what_was_not_run_cannot_be_tested() -> None:
     found = judged(market({"complete": (0.5,), "no_quantifier": (0.5,)}))
-    assert found["news helps"].verdict == "cannot be tested: “no news” was not run"
+    assert found["news helps"].verdict == "cannot be tested: “− news” was not run"
     assert found["averaging hurts"].sentence == (
-        "spx: “averaging the news is worse than no news” cannot be tested: “no news” was not run."
+        "spx: “averaging the news is worse than no news” cannot be tested: “− news” was not run."
     )
     assert found["long memory"].verdict == (
         "cannot be tested: it needs 2 lookbacks that all its methods have, and there are 1"

@@ -136,7 +136,8 @@ def test_the_command_runs_shows_and_writes(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--tables", "4"), "table 4 is `python -m trader why"),
+        (("--tables", "4"), "table 4 alone is `python -m trader why"),
+        (("--tables", "1,5"), "no such table"),
         (("--tables", "x"), "--tables wants numbers"),
         (("--show", "9"), "no such experiment"),
         (("--resume",), "--resume goes on with the settings of the experiment"),

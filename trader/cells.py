@@ -191,9 +191,12 @@ class Cells:
         where = "WHERE id = ?" if values else "WHERE status != 'finished'" if unfinished else ""
         rows = self._query(f"SELECT * FROM experiments {where} ORDER BY id DESC LIMIT 1", *values)
         if not rows:
-            what = "no experiment waits to be resumed" if unfinished else "no such experiment"
-            do = "start one: python -m trader experiment finin --news NAME"
-            raise NoData(what, where=self._path, got=None if number == "latest" else number, do=do)
+            known = ", ".join(str(row["id"]) for row in self._query("SELECT id FROM experiments ORDER BY id"))
+            start = "start one: python -m trader experiment finin --news NAME"
+            if unfinished or not known:
+                what = "no experiment waits to be resumed" if unfinished else "there is no experiment yet"
+                raise NoData(what, where=self._path, do=start)
+            raise NoData("no such experiment", where=self._path, got=number, expected=f"one of {known}, or latest")
         return _experiment(rows[0])
 
     def finished(self, request_hash: str) -> ExperimentRow | None:

@@ -21,6 +21,13 @@ Weights = dict[tuple[str, int], float]  # (method, lookback in days) → weight
 Held = TypeVar("Held")
 
 LEVEL = 0.05
+# How the tables name the rows that the claims are about.
+ROWS: Mapping[str, str] = {
+    "complete": "FININ",
+    "no_news": "− news",
+    "no_text": "− text",
+    "no_quantifier": "− quantifier",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +225,7 @@ def _tested(
 def _why_not(statement: Statement, series: Mapping[tuple[str, int], Held]) -> str:
     """Return why a claim cannot be tested, or ""."""
     there = {method for method, _ in series}
-    missing = [f"“{method.replace('_', ' ')}”" for method in statement.methods if method not in there]
+    missing = [f"“{ROWS[method]}”" for method in statement.methods if method not in there]
     if missing:
         return f"{' and '.join(missing)} {'was' if len(missing) == 1 else 'were'} not run"
     lookbacks = len(shared_lookbacks(statement, series))

@@ -33,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"trader: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        print("trader: stopped; what was written is whole, and the same command starts anew", file=sys.stderr)
+        how = "goes on" if options.command in cli_experiment.RESUMABLE else "starts anew"
+        print(f"trader: stopped; what was written is whole, and the same command {how}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader (head, less) has gone: nobody is left to tell

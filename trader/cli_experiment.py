@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+import math
 from pathlib import Path
 import textwrap
 from typing import TYPE_CHECKING
@@ -23,8 +24,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     names = parser.add_subparsers(required=True, metavar="PAPER")
     parser = names.add_parser("finin", help="FININ: language models, baselines, ablations, claims")
     _add_inputs(parser)
-    parser.add_argument("--tables", metavar="N,N", default="1,2,3", help="1 language models, 2 methods, 3 ablations")
-    parser.add_argument("--methods", metavar="A,B", default="", help="only these rows; a wrong name lists them")
+    parser.add_argument(
+        "--tables", metavar="N,N", default="1,2,3", help="1 language models, 2 methods, 3 ablations; 4 is `why`"
+    )
+    parser.add_argument("--methods", metavar="A,B", help="only these rows; a wrong name lists them")
     parser.add_argument(
         "--target",
         choices=["next-day", "same-day"],
@@ -68,11 +71,15 @@ def search(options: argparse.Namespace) -> None:
     from trader.progress import watching
 
     config, home = settings(options)
+    if options.trials is not None and options.trials < 1:
+        raise ConfigError("no trials to run", where="--trials", got=options.trials, expected="at least 1")
     request = _request(options, config.run.market, config.run.news)
     with watching() as watch:
         found = search_finin(config, home, request, sampler=options.sampler, trials=options.trials, watch=watch)
     print_table(search_table(found, options.limit))
-    print(f"{len(found.trials)} settings tried, {sum(trial.now for trial in found.trials)} of them now.")
+    now = sum(trial.now for trial in found.trials)
+    print(f"{len(found.trials)} settings tried, {now} of them now. A coin's log loss is {math.log(2):.4f} nats.")
+    print("The best one, for config.toml, beside the settings of [model.finin] that are there already:")
     print("\n".join(["[model.finin]", *(f"{key} = {value}" for key, value in found.best.items())]))
 
 
@@ -134,7 +141,7 @@ def _request(options: argparse.Namespace, market: str, news: str) -> Request:
         tables=_tables(options.tables),
         target="same_day" if options.target == "same-day" else "next_day",
         quick=options.quick,
-        only=_words(options.methods),
+        only=_only(options.methods),
     )
 
 
@@ -152,11 +159,22 @@ def _tables(listed: str) -> tuple[int, ...]:
         tables = tuple(sorted({int(number) for number in listed.split(",")}))
     except ValueError as error:
         raise ConfigError("--tables wants numbers", got=listed, expected="for example 1,2,3") from error
-    if set(tables) - {1, 2, 3}:
-        do = "table 4 is `python -m trader why RUN SESSION --search WORD`"
-        raise ConfigError("no such table", got=listed, expected="1, 2 or 3", do=do)
+    if set(tables) - {1, 2, 3, 4} or tables == (4,):
+        do = "table 4 alone is `python -m trader why RUN SESSION --search WORD`"
+        raise ConfigError("no such table", got=listed, expected="some of 1, 2, 3", do=do)
     return tables
+
+
+def _only(listed: str | None) -> tuple[str, ...]:
+    """Return the rows asked for, () for all; raise ConfigError where --methods names none."""
+    words = _words(listed or "")
+    if listed is not None and not words:
+        raise ConfigError("--methods names none", do="leave it out for all; a wrong name lists them")
+    return words
 
 
 def _words(listed: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word.strip() for word in listed.split(",") if word.strip()))
+
+
+RESUMABLE = (experiment, search)  # commands that go on where they were stopped

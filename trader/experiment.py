@@ -84,6 +84,7 @@ def run(
     check_chats(config)
     if request.quick:
         config = _quick(config)
+    methods(config, request.tables, request.target, request.only)  # a wrong name is found before anything is begun
     asked, asked_hash = request.key(config)
     with _alone(home), Cells.open(home.ledger) as cells:
         done, state = cells.finished(asked_hash), _state(home, request)

@@ -26,11 +26,15 @@ TITLES = {
 }
 LABELS = {
     "accuracy": "accuracy, %",
-    "pnl": "paper PnL, sum over a window",
+    "pnl": "PnL, sum of side × return",
     "sharpe": "Sharpe ratio, annual",
     "correlation": "correlation with the return",
 }
 NOT_MEASURED = "–"
+TABLE_4 = (
+    "Table 4, which headline weighed how much, is asked of a backtest on the same news: "
+    "`python -m trader why RUN SESSION --search WORD --pairs 5 --picture FILE`."
+)
 
 
 def written(value: float, metric: str) -> str:
@@ -41,7 +45,8 @@ def written(value: float, metric: str) -> str:
     """
     if metric == "accuracy":
         return f"{value * 100:.1f}"  # its label says %
-    return f"{value:.{3 if metric == 'pnl' else 2}f}".replace("-", "−")
+    shown = f"{value:.{3 if metric == 'pnl' else 2}f}"
+    return (shown.lstrip("-") if float(shown) == 0 else shown).replace("-", "−")
 
 
 def entry(results: Results, table: int, place: Place, metric: str) -> tuple[str, str, str]:
@@ -86,6 +91,7 @@ def rows_of(results: Results, table: int) -> list[Row]:
 
 def terminal(results: Results, verdicts: Verdicts, metric: str = "sharpe") -> Iterator[Table | str]:
     """Yield tables and lines for a terminal of 100 columns: one metric of every table, then what it means."""
+    yield headline(results)
     if results.target == "same_day":
         yield "Reading: the day's news against the SAME day's return, its own bar masked; no trading signal"
         yield reading_table(results)
@@ -100,6 +106,18 @@ def terminal(results: Results, verdicts: Verdicts, metric: str = "sharpe") -> It
         yield "Paired on the same days of the walk-forward, with as many seeds of the one as of the other"
         yield differences_table(results, verdicts)
     yield from paragraphs(results, verdicts)
+
+
+def headline(results: Results) -> str:
+    """Say what is shown: which experiment, on what, of what; and what a reader must know before any figure."""
+    request, spans = results.experiment.request, results.experiment.facts.get("spans", {})
+    span = ", ".join(f"{market} {first} to {last}" for market, (first, last) in spans.items())
+    quick = " A QUICK run: fewer seeds and settings." if request["quick"] else ""
+    target = "the same day's return" if results.target == "same_day" else "the next day's return"
+    wire = " The wire is written from the day's own prices"
+    wire += ": to read it says nothing of reading news." if results.target == "same_day" else "."
+    what = f"Experiment {results.experiment.id}, {target}: news {request['news']}, {span or 'nothing read yet'}."
+    return f"{what}{quick}{wire if request['news'] == 'wire' else ''}"
 
 
 def table_of(results: Results, number: int, market: str, protocol: str, metric: str) -> Table:
@@ -179,6 +197,8 @@ def paragraphs(results: Results, verdicts: Verdicts) -> Iterator[str]:
     yield from (claim.sentence for claim in verdicts.claims)
     yield from verdicts.sentences
     yield from gaps(results)
+    if 4 in results.experiment.request["tables"]:
+        yield TABLE_4
     yield budget(results)
 
 
@@ -221,21 +241,21 @@ def _fixed(results: Results) -> str:
 
 def budget(results: Results) -> str:
     """Say in one paragraph what was spent, and what was chosen how."""
-    settings = results.experiment.request["settings"]["experiment"]
-    spans = results.experiment.facts.get("spans", {})
-    quick = "A QUICK run: fewer seeds and settings. " if results.experiment.request["quick"] else ""
+    request = results.experiment.request
+    settings, prefer = request["settings"]["experiment"], request["settings"]["inputs"]["prefer"]
+    lookback = 1 if results.target == "same_day" else settings["search_lookback"]
+    minutes = f"{results.seconds / 60:,.0f} minutes" if results.seconds >= 90 else f"{results.seconds:.0f} seconds"
     cap = settings["headlines_a_day"]
-    span = "; ".join(f"{market} {first} to {last}" for market, (first, last) in spans.items())
     most = f"At most {cap} headlines a day by hash of the text" if cap else "All headlines"
-    if prefer := results.experiment.request["settings"]["inputs"]["prefer"]:
-        most += f", those with one of the words {', '.join(prefer)} first"
+    most += f", those with one of the words {', '.join(prefer)} first" if prefer else ""
+    tried = f"{settings['trials']} ({settings['finin_trials']} for FININ)"
+    walk = f"every {settings['walk_step']} sessions, {settings['walk_mode']}"
     return (
-        f"{quick}Experiment {results.experiment.id}, {span}. {results.trained:,} different cells, "
-        f"{results.seconds / 60:,.0f} minutes of one core. {most}; one setting a method and market, the best of at "
-        f"most {settings['trials']} ({settings['finin_trials']} for FININ) on the validation of the first window at "
-        f"lookback {settings['search_lookback']}, then frozen; seeds: {settings['seeds']} for FININ, 1 for the others; "
-        f"walk-forward retrained every {settings['walk_step']} sessions, {settings['walk_mode']}. Figures are of the "
-        f"signals, close to close, without costs. Intervals: stationary bootstrap within windows.{_fixed(results)}"
+        f"{results.trained:,} different cells, {minutes} of one core. {most}; one setting a method and market, the "
+        f"best of at most {tried} on the validation of the first window or fold at lookback {lookback}, then frozen; "
+        f"seeds: {settings['seeds']} for FININ and its ablations, 1 for the others; walk-forward retrained {walk}. "
+        f"Figures are of the signals, close to close, without costs. Intervals: stationary bootstrap within windows."
+        f"{_fixed(results)}"
     )
 
 
@@ -255,7 +275,7 @@ def search_table(found: SearchResult, limit: int) -> Table:
 
 COLUMNS = (
     *("method", "title", "market", "lookback", "protocol", "metric", "value", "low", "high", "seed_sd"),
-    *("test_days", "paper", "quick", "why_not"),
+    *("test_days", "paper", "news", "quick", "why_not"),
 )
 
 
@@ -264,11 +284,11 @@ def as_csv(results: Results) -> str:
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(COLUMNS)
-    quick = "quick" if results.experiment.request["quick"] else ""
+    about = [results.experiment.request["news"], "quick" if results.experiment.request["quick"] else ""]
     for row in results.rows:
         for market in results.markets:
             if why := why_empty(results, row, market):
-                lines.writerow([row.key, row.title, market, *[""] * 9, quick, why])
+                lines.writerow([row.key, row.title, market, *[""] * 9, *about, why])
         for place in (place for place in results.figures if place.method == row.key):
             for metric, figure in results.figures[place].items():
                 paper = next(
@@ -277,16 +297,16 @@ def as_csv(results: Results) -> str:
                 values = [figure.value, figure.low, figure.high, figure.seed_sd]
                 days = len(results.positions[place].next_return)
                 why = figure.reason or results.gaps.get(place, "")
-                lines.writerow([place.method, row.title, *place[1:], metric, *values, days, paper, quick, why])
+                lines.writerow([place.method, row.title, *place[1:], metric, *values, days, paper, *about, why])
         for place, why in results.gaps.items():
             if place.method == row.key and place not in results.figures:
-                lines.writerow([place.method, row.title, *place[1:], *[""] * 7, quick, why])
+                lines.writerow([place.method, row.title, *place[1:], *[""] * 7, *about, why])
     return out.getvalue()
 
 
 def as_markdown(results: Results, verdicts: Verdicts, title: str) -> str:
     """Return the whole experiment as one Markdown page."""
-    parts = [f"# {title}", *(_markdown_intro(results)), *_markdown_claims(results, verdicts)]
+    parts = [f"# {title}", headline(results), *(_markdown_intro(results)), *_markdown_claims(results, verdicts)]
     if results.target == "same_day":
         parts += _markdown_reading(results)
     else:
@@ -302,6 +322,8 @@ def as_markdown(results: Results, verdicts: Verdicts, title: str) -> str:
         title = "FININ against each of the others" if results.target == "next_day" else "Against the ridge sketch"
         note = "Paired on the same days of the walk-forward, with as many seeds of the one as of the other."
         parts += [f"## {title}", note, "\n".join([f"| {' | '.join(heads)} |", "|---|---|---:|---|", *lines])]
+    if 4 in results.experiment.request["tables"]:
+        parts.append(TABLE_4)
     parts += ["## What is not there, and what was spent", *gaps(results), budget(results), *_markdown_settings(results)]
     return "\n\n".join(parts) + "\n"
 
