@@ -14,6 +14,7 @@ import textwrap
 from rich import box
 from rich.table import Table
 
+from trader.claims import Claim
 from trader.experiment_claims import Verdicts
 from trader.experiment_tables import PROTOCOLS, Place, Results, Row
 from trader.search import SearchResult
@@ -194,12 +195,18 @@ def paragraphs(results: Results, verdicts: Verdicts) -> Iterator[str]:
         yield short
     if results.gaps:
         yield "Not all cells are there yet: what follows is so far."
-    yield from (claim.sentence for claim in verdicts.claims)
+    yield from (said(claim) for claim in verdicts.claims)
     yield from verdicts.sentences
     yield from gaps(results)
     if 4 in results.experiment.request["tables"]:
         yield TABLE_4
     yield budget(results)
+
+
+def said(claim: Claim) -> str:
+    """Say what became of a claim, and on which lookbacks it was tested."""
+    at = ", ".join(map(str, claim.lookbacks))
+    return f"{claim.sentence} Tested at t = {at}." if claim.statistic is not None else claim.sentence
 
 
 def gaps(results: Results) -> Iterator[str]:
@@ -348,7 +355,7 @@ def _windows(results: Results, market: str) -> Sequence[int]:
 
 
 def _markdown_claims(results: Results, verdicts: Verdicts) -> list[str]:
-    found = [*(claim.sentence for claim in verdicts.claims), *verdicts.sentences]
+    found = [*(said(claim) for claim in verdicts.claims), *verdicts.sentences]
     found = ["Not all cells are there yet: what follows is so far.", *found] if found and results.gaps else found
     return ["## Claims", "\n".join(f"- {line}" for line in found)] if found else []
 
