@@ -274,7 +274,6 @@ def test_finin_reaches_the_planted_rule_and_its_ablations_do_not(tmp_path: Path)
 
     complete = fits(range(1, 6))
     assert gain(complete) >= 0.8
-    assert max(one.seconds for one in complete) < 120
     assert np.mean([one.areas["weight breaking"] for one in complete]) >= 0.95
     assert np.mean([one.areas["influence both"] for one in complete]) >= 0.95
     assert gain(fits([1, 2], **ABLATIONS["averaged, hidden layer in the head"])) < 0.6
