@@ -39,7 +39,9 @@ from models.finin import Finin, FininConfig
 from models.processes import as_completed
 from models.text import TextEncoder
 from trader.clock import Calendar
+from trader.errors import BadNews
 from trader.events import BarClosed, NewsArrived, NewsBatch
+from trader.methods import AS_PRINTED
 from trader.window import TextIndex, Window
 
 TRAIN, VALIDATION, TEST, WARM_UP = 2_000, 200, 1_050, Window.warm_up
@@ -47,23 +49,9 @@ RANKED = 100  # test sessions whose headlines are ranked
 CURVE = (250, 500, 1_000, 2_000, 4_000, 8_000)
 
 READER = FininConfig(lookback=3)  # the defaults, over as many sessions as the longest delay needs
-# FININ as first printed: the defaults before this benchmark was there to choose them.
-PRINTED: dict[str, Any] = {
-    "text_scale": "one",
-    "norm": "post",
-    "skip": False,
-    "uniform_start": False,
-    "alike_start": False,
-    "sharpness": 1.0,
-    "gate": False,
-    "head_layers": 0,
-    "return_weight": 0.0,
-    "warm_up": 0.0,
-    "schedule": "constant",
-}
 ABLATIONS: dict[str, dict[str, Any]] = {
     "complete": {},
-    "as printed, all switches off": PRINTED,
+    "as printed, all switches off": dict(AS_PRINTED),
     "headlines averaged (−MIQ)": {"quantifier": False},
     "averaged, hidden layer in the head": {"quantifier": False, "head_layers": 2},
     "no text (−MTP −NTP)": {"text": False},
@@ -130,7 +118,7 @@ class Stated:
     """A scorer that is never asked: every headline of this market states its sentiment."""
 
     def scores(self, texts: Sequence[str], progress: object = None) -> NDArray[np.float32]:
-        raise NotImplementedError(f"{len(texts)} headlines state no sentiment")
+        raise BadNews("headlines without sentiment", where="the planted market", got=len(texts), expected="none")
 
 
 def days_of(written: Written, texts: TextIndex) -> Days:

@@ -39,7 +39,7 @@ SESSIONS = 330  # 120 of history, then windows of 60 every 45
 
 def config(**experiment_keys: Any) -> Config:
     """Return settings for windows of 60 sessions and folds of 40 + 10, one worker, two lookbacks."""
-    few = {"lookbacks": [1, 3], "search_lookback": 3, "seeds": 2, "trials": 2, "finin_trials": 2}
+    few = {"lookbacks": [1, 3], "search_lookback": 3, "seeds": 2, "ablation_seeds": 2, "trials": 2, "finin_trials": 2}
     spans = {"window": 60, "window_step": 45, "walk_step": 40}
     return from_mapping(
         {

@@ -99,6 +99,16 @@ def test_news_weights_are_one_for_each_headline_and_sum_to_one(reader: Finin, ra
     assert any(len(row) == 0 for row in weights)
 
 
+def test_with_recency_it_reads_where_in_the_day_a_headline_stands_and_without_it_does_not() -> None:
+    days = made_days([6] * 60)
+    turned = np.concatenate([np.arange(at + 5, at - 1, -1) for at in range(0, 360, 6)])  # each day, last headline first
+    other = replace(days, news_text=days.news_text[turned], news_sentiment=days.news_sentiment[turned])
+    for recency in (True, False):
+        model = trained(days, recency=recency)
+        same = np.allclose(model.predict(days, range(4, 60)).p_up, model.predict(other, range(4, 60)).p_up, atol=1e-6)
+        assert same != recency
+
+
 def test_the_order_of_a_days_headlines_orders_the_weights_and_changes_nothing_else() -> None:
     days = few()
     model = trained(days)

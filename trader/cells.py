@@ -34,8 +34,8 @@ CREATE TABLE IF NOT EXISTS experiments (
     """
 CREATE TABLE IF NOT EXISTS cells (
   cell TEXT PRIMARY KEY,              -- sha256 of all that shapes it: data, code, settings, spans, seed
-  method TEXT NOT NULL,
-  market TEXT NOT NULL,
+  method TEXT NOT NULL,               -- this and the next ones: the place that it was first made for;
+  market TEXT NOT NULL,               -- experiment_cells has those that show it
   target TEXT NOT NULL,               -- next_day or same_day
   lookback INTEGER NOT NULL,          -- sessions
   protocol TEXT NOT NULL,             -- trial (validation only), windows or walkforward
@@ -230,8 +230,8 @@ class Cells:
             if added.rowcount:
                 self._conn.executemany("INSERT INTO cell_days VALUES (?, ?, ?, ?, ?, ?)", days)
 
-    def show(self, experiment: int, places: Iterable[CellFacts]) -> int:
-        """Let the experiment show, of these places, those whose cells are there, and nothing else; return how many."""
+    def show(self, experiment: int, places: Iterable[CellFacts]) -> None:
+        """Let the experiment show, of these places, those whose cells are there, and nothing else."""
         known = {row["cell"] for row in self._query("SELECT cell FROM cells")}
         rows = {
             (experiment, one.method, one.market, one.lookback, one.protocol, one.split, one.seed, one.setting): one.cell
@@ -242,7 +242,6 @@ class Cells:
             self._conn.execute("DELETE FROM experiment_cells WHERE experiment = ?", (experiment,))
             sql = "INSERT INTO experiment_cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
             self._conn.executemany(sql, [(*place, cell) for place, cell in rows.items()])
-        return len(rows)
 
     def add(self, experiment: int, one: CellFacts) -> None:
         """Let the experiment show one more cell, which is there, at its place."""

@@ -117,6 +117,7 @@ class Experiment:
 
     lookbacks: tuple[int, ...] = (1, 3, 5, 10, 20)
     seeds: int = 3
+    ablation_seeds: int = 1
     trials: int = 9
     finin_trials: int = 9
     search_lookback: int = 5
@@ -269,6 +270,7 @@ _AT_LEAST: dict[tuple[str, str], float] = {
     ("evaluation", "risk_free"): 0,
     ("evaluation", "resamples"): 100,
     ("experiment", "seeds"): 1,
+    ("experiment", "ablation_seeds"): 1,
     ("experiment", "trials"): 1,
     ("experiment", "finin_trials"): 1,
     ("experiment", "search_lookback"): 1,

@@ -17,7 +17,6 @@ import traceback
 from typing import Any
 
 from trader import broker, forecaster, metrics
-from trader.clock import Calendar
 from trader.config import Config, as_mapping
 from trader.errors import ConfigError, StoreError, TraderError
 from trader.events import BarClosed, DecisionDue, NewsArrived, Signal
@@ -28,12 +27,12 @@ from trader.parts import (
     Readers,
     check_chats,
     facts_window,
-    market_text,
     model_spec,
     readers_of,
     rivals_of,
     stock,
     strategy_of,
+    window_of,
     workers_of,
 )
 from trader.progress import Stages, Watch, silent
@@ -65,22 +64,14 @@ def backtest(
     Raises TraderError for anything that a user can mend; the ledger then keeps what was whole.
     """
     home, stages, run = Home(home_folder), Stages(watch), config.run
-    calendar = Calendar(config.inputs.decide_minutes)
     strategy = strategy_of(config)
     check_chats(config)
     home.make()
     readers = readers or readers_of(config, home)
     spec = model_spec(config, run.model, readers.texts_id)
     rivals = rivals_of(config, readers.texts_id)
-    window = Window(
-        calendar,
-        readers.texts,
-        readers.scorer,
-        market_text=config.inputs.market_text or market_text(run.market),
-        headlines_a_day=config.inputs.headlines_a_day,
-        prefer=config.inputs.prefer,
-        levels=config.inputs.market_features == "levels",
-    )
+    window = window_of(config, readers)
+    calendar = window.calendar
     with MarketStore.open(home.store) as store:
         with stages("data"):
             news = stock(store, run.market, run.news)

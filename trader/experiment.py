@@ -3,8 +3,8 @@
     methods × markets × lookbacks × splits × seeds → cells → ledger → trader.experiment_tables
 
 Each cell is trained and tested in a worker process of one thread and written when it is done, so an experiment that is
-killed goes on where it stopped. A cell's forecasts are made without labels, and one of them a second time from its own
-lookback days alone.
+killed goes on where it stopped. A cell's forecasts are made without labels, and three of them a second time from their
+own lookback days alone.
 """
 
 from __future__ import annotations
@@ -92,11 +92,11 @@ def run(
             return done
         number = cells.begin("finin", asked, asked_hash)
         try:
-            whole = _Run(config, home, request, cells, number, stages, readers, state).go()
+            _Run(config, home, request, cells, number, stages, readers, state).go()
         except BaseException:
             cells.stop(number)
             raise
-        cells.end(number, "finished" if whole else "stopped")
+        cells.end(number, "finished")
         return cells.experiment(number)
 
 
@@ -149,7 +149,9 @@ def walk_of(config: Config) -> WalkForward:
 
 def _quick(config: Config) -> Config:
     asked = config.experiment
-    fewer = replace(asked, seeds=1, trials=min(2, asked.trials), finin_trials=min(2, asked.finin_trials))
+    fewer = replace(
+        asked, seeds=1, ablation_seeds=1, trials=min(2, asked.trials), finin_trials=min(2, asked.finin_trials)
+    )
     return replace(config, experiment=fewer)
 
 
@@ -174,8 +176,8 @@ class _Run:
         self.missing: dict[str, dict[str, str]] = {}  # method → market → why
         self.facts: dict[str, Any] = {"spans": {}, "settings": {}, "tried": {}, "missing": self.missing, "planned": {}}
 
-    def go(self) -> bool:
-        """Choose settings, then make every cell; return whether each place has its cells or a reason."""
+    def go(self) -> None:
+        """Choose settings, then make every cell; afterwards each place has its cells or a reason."""
         self.facts["state"] = self.state  # of before anything is read: what is imported meanwhile is not in it
         rows = methods(self.config, self.request.tables, self.request.target, self.request.only)
         self.facts["rows"] = [
@@ -199,9 +201,8 @@ class _Run:
         self.facts["failed"] = {
             place_of(asdict(job.facts)): failed[job.facts.cell] for job in jobs if job.facts.cell in failed
         }
-        shown = self.cells.show(self.number, [job.facts for job in [*tried, *jobs]])
+        self.cells.show(self.number, [job.facts for job in [*tried, *jobs]])  # with those that two places share
         self.cells.note(self.number, self.facts)
-        return shown + len(failed) >= len(jobs)
 
     def _planned(self, plan: Callable[[Method, str], list[Planned]], row: Method, market: str) -> list[Planned]:
         """Return what a row needs on a market; where it cannot be had, nothing, and why is noted."""
@@ -309,8 +310,9 @@ class _Run:
         """Write down how many cells each place of the tables needs, so that a gap is seen as one."""
         planned: dict[str, list[int]] = {}  # place → how many splits, how many seeds
         for job in jobs:
-            splits, seeds = planned.setdefault(place_of(asdict(job.facts)), [0, 0])
-            planned[place_of(asdict(job.facts))] = [max(splits, job.facts.split + 1), max(seeds, job.facts.seed + 1)]
+            place = place_of(asdict(job.facts))
+            splits, seeds = planned.get(place, (0, 0))
+            planned[place] = [max(splits, job.facts.split + 1), max(seeds, job.facts.seed + 1)]
         self.facts["planned"] = planned
         self.cells.note(self.number, self.facts)
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 
-from trader.clock import Calendar
 from trader.config import Config
 from trader.errors import NoData
 from trader.events import BarClosed, NewsArrived
 from trader.methods import Reading
 from trader.outcome import Home
-from trader.parts import Readers, market_text, stock
+from trader.parts import Readers, stock, window_of
 from trader.progress import Stages
 from trader.scheduler import Scheduler
 from trader.spans import find_span
@@ -53,17 +52,9 @@ def load(
     asked: news set, first and last day; None takes what the store holds of both bars and headlines.
     """
     config = replace(config, run=replace(config.run, market=market, news=asked[0]))
-    calendar, cap = Calendar(config.inputs.decide_minutes), config.experiment.headlines_a_day
-    window = Window(
-        calendar,
-        readers.texts,
-        readers.scorer,
-        market_text=config.inputs.market_text or market_text(market),
-        headlines_a_day=cap if reading.headlines_a_day < 0 else reading.headlines_a_day,
-        prefer=config.inputs.prefer,
-        levels=config.inputs.market_features == "levels",
-        rescore=bool(reading.scorer),
-    )
+    cap = config.experiment.headlines_a_day if reading.headlines_a_day < 0 else reading.headlines_a_day
+    window = window_of(config, readers, headlines_a_day=cap, rescore=bool(reading.scorer))
+    calendar = window.calendar
     with MarketStore.open(home.store) as store:
         news = stock(store, market, config.run.news)
         with store.snapshot(), stages(f"read {market}") as step:

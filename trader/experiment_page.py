@@ -255,12 +255,14 @@ def budget(results: Results) -> str:
     cap = settings["headlines_a_day"]
     most = f"At most {cap} headlines a day by hash of the text" if cap else "All headlines"
     most += f", those with one of the words {', '.join(prefer)} first" if prefer else ""
+    ablations = settings.get("ablation_seeds", settings["seeds"])  # before there was that key: as many
     tried = f"{settings['trials']} ({settings['finin_trials']} for FININ)"
     walk = f"every {settings['walk_step']} sessions, {settings['walk_mode']}"
     return (
         f"{results.trained:,} different cells, {minutes} of one core. {most}; one setting a method and market, the "
         f"best of at most {tried} on the validation of the first window or fold at lookback {lookback}, then frozen; "
-        f"seeds: {settings['seeds']} for FININ and its ablations, 1 for the others; walk-forward retrained {walk}. "
+        f"seeds: {settings['seeds']} for FININ, {ablations} for its ablations, 1 for the others; walk-forward "
+        f"retrained {walk}. "
         f"Figures are of the signals, close to close, without costs. Intervals: stationary bootstrap within windows."
         f"{_fixed(results)}"
     )

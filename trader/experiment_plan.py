@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 import hashlib
 from importlib import metadata
 import json
@@ -26,10 +27,11 @@ Target = Literal["next_day", "same_day"]
 LIBRARIES = ("torch", "numpy", "scikit-learn")
 
 
-def own_code() -> list[str]:
+@cache
+def own_code() -> tuple[str, ...]:
     """Return what shapes a cell beside its model: the code that cuts it out and runs it, and the libraries."""
     code = [source_hash(module) for module in ("trader.cell_work", "trader.window")]
-    return [*code, *(f"{name} {metadata.version(name)}" for name in LIBRARIES)]
+    return (*code, *(f"{name} {metadata.version(name)}" for name in LIBRARIES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from trader.errors import ModelError, NoData, TraderError
 from trader.events import BarClosed, NewsArrived, Signal
 from trader.ledger import Ledger
 from trader.outcome import Home
-from trader.parts import Readers, market_text, model_spec, readers_of, stock
+from trader.parts import Readers, model_spec, readers_of, stock, window_of
 from trader.registry import Registry
 from trader.scheduler import Scheduler
 from trader.store import MarketStore
@@ -241,16 +241,8 @@ def _days(
 
     first: the run's own first session, before which it knew nothing.
     """
-    run, calendar = config.run, Calendar(config.inputs.decide_minutes)
-    window = Window(
-        calendar,
-        readers.texts,
-        readers.scorer,
-        market_text=config.inputs.market_text or market_text(run.market),
-        headlines_a_day=config.inputs.headlines_a_day,
-        prefer=config.inputs.prefer,
-        levels=config.inputs.market_features == "levels",
-    )
+    run, window = config.run, window_of(config, readers)
+    calendar = window.calendar
     if not home.store.is_file():
         raise NoData("the market store is gone", where=home.store)
     with MarketStore.open(home.store) as store:

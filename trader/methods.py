@@ -82,7 +82,7 @@ def methods(config: Config, tables: Sequence[int], target: str, only: Sequence[s
 
     only: keys of those wanted, () for all; Always Buy is always there. Raises ConfigError for an unknown key.
     """
-    found = [*_table_2(config), *_table_1(config), *_table_3()]
+    found = [*_table_2(config), *_table_1(config), *_table_3(config)]
     chosen = [one for one in found if set(one.tables) & set(tables)]
     if target == "same_day":
         chosen.insert(1, Method(key="ridge", title="Ridge, 40 components", model="ridge", tables=()))
@@ -178,12 +178,14 @@ def _table_1(config: Config) -> list[Method]:
     return found
 
 
-def _table_3() -> list[Method]:
-    # As many seeds as the complete model has: an average over seeds is smoother by itself, and would win by that.
+def _table_3(config: Config) -> list[Method]:
+    seeds = config.experiment.ablation_seeds
     return [
-        _finin("no_news", "− news", (3,), same_as="no_news", settings={"news": False}),
-        _finin("no_text", "− text", (3,), same_as="no_text", settings={"text": False}),
-        _finin("no_quantifier", "− quantifier", (3,), same_as="no_quantifier", settings={"quantifier": False}),
+        _finin("no_news", "− news", (3,), same_as="no_news", settings={"news": False}, seeds=seeds),
+        _finin("no_text", "− text", (3,), same_as="no_text", settings={"text": False}, seeds=seeds),
+        _finin(
+            "no_quantifier", "− quantifier", (3,), same_as="no_quantifier", settings={"quantifier": False}, seeds=seeds
+        ),
     ]
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from feeds import builtin, planted, wire
 from trader import broker
+from trader.clock import Calendar
 from trader.config import Config, build
 from trader.errors import ConfigError, ModelError
 from trader.events import NewsBatch, NewsRows
@@ -88,6 +89,24 @@ def stock(store: MarketStore, market: str, news: str) -> str:
 def _add_set(store: MarketStore, name: str, written: NewsBatch) -> None:
     rows = NewsRows(news=written, row=np.arange(1, len(written) + 1), rejected=())
     store.add_news(name, [rows], source=FileSource(name=name, options=name))
+
+
+def window_of(config: Config, readers: Readers, *, headlines_a_day: int | None = None, rescore: bool = False) -> Window:
+    """Return an empty window of the config's market, laid as the config says.
+
+    headlines_a_day: in place of the config's.   rescore: leave out the scores that the source gave.
+    """
+    inputs = config.inputs
+    return Window(
+        Calendar(inputs.decide_minutes),
+        readers.texts,
+        readers.scorer,
+        market_text=inputs.market_text or market_text(config.run.market),
+        headlines_a_day=inputs.headlines_a_day if headlines_a_day is None else headlines_a_day,
+        prefer=inputs.prefer,
+        levels=inputs.market_features == "levels",
+        rescore=rescore,
+    )
 
 
 def market_text(market: str) -> str:
