@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -38,9 +38,11 @@ def add(store: MarketStore, bars: list[Bar], news: dict[datetime, str] | None = 
     store.add_news("toy", [rows], source=FileSource(name="made here"))
 
 
-def events(store: MarketStore, first: date, last: date, *, decide_minutes: int = 0, step: int = 50) -> list[Event]:
+def events(
+    store: MarketStore, first: date, last: date, *, decide_minutes: int = 0, step: int = 50, **how: Any
+) -> list[Event]:
     spec = WalkForward(step=step)
-    scheduler = Scheduler(store, Calendar(decide_minutes), symbol="toy", news="toy", spec=spec)
+    scheduler = Scheduler(store, Calendar(decide_minutes), symbol="toy", news="toy", spec=spec, **how)
     return list(scheduler.events(first, last))
 
 
@@ -67,14 +69,41 @@ def test_a_model_is_due_on_the_sessions_that_the_step_divides(store: MarketStore
     assert len(due) in (4, 5)
 
 
-def test_a_bar_known_too_late_is_no_bar_and_the_decision_says_so(store: MarketStore) -> None:
+def test_a_bar_known_too_late_decides_nothing_and_comes_with_the_next_session(store: MarketStore) -> None:
     on_time, late, after = builders.bars(DAYS)
-    add(store, [on_time, replace(late, known_at=late.known_at + MICROSECOND), after])
+    late = replace(late, known_at=late.known_at + MICROSECOND)
+    add(store, [on_time, late, after])
     found = events(store, WEDNESDAY, MONDAY)
-    assert list(of_kind(found, BarClosed)) == [WEDNESDAY, MONDAY]
     decisions = of_kind(found, DecisionDue)
     assert [bool(event.missing) for event in decisions.values()] == [False, True, False]
     assert decisions[FRIDAY].missing == "no bar of toy known by 2008-11-28 18:00 UTC"
+    order = [(type(event), event.session) for event in found if not isinstance(event, RetrainDue)]
+    comes = order.index((BarClosed, FRIDAY))
+    assert order[comes - 1] == (DecisionDue, FRIDAY)
+    assert order[comes + 1] == (NewsArrived, MONDAY)
+    assert of_kind(found, BarClosed)[FRIDAY].bar == late
+
+
+def test_a_bar_that_is_still_unknown_at_the_next_decision_never_comes(store: MarketStore) -> None:
+    on_time, late, after = builders.bars(DAYS)
+    too_late = builders.CALENDAR.decide_at(MONDAY) + MICROSECOND
+    add(store, [on_time, replace(late, known_at=too_late), after])
+    assert list(of_kind(events(store, WEDNESDAY, MONDAY), BarClosed)) == [WEDNESDAY, MONDAY]
+
+
+def test_a_session_is_the_same_events_alone_as_among_others(store: MarketStore) -> None:
+    on_time, late, after = builders.bars(DAYS)
+    add(store, [on_time, replace(late, known_at=late.known_at + MICROSECOND), after])
+    together = [str(event) for event in events(store, WEDNESDAY, MONDAY)]
+    assert [str(event) for day in DAYS for event in events(store, day, day)] == together
+
+
+def test_recorded_abstentions_and_silence_keep_a_decision_from_being_made(store: MarketStore) -> None:
+    close = builders.CALENDAR.cutoff(WEDNESDAY)
+    add(store, builders.bars(DAYS), {close: "at the close"})
+    found = events(store, WEDNESDAY, MONDAY, abstain={WEDNESDAY: "late: decided on Friday"}, max_silence=2)
+    said = [event.missing for event in of_kind(found, DecisionDue).values()]
+    assert said == ["late: decided on Friday", "", "no headline of toy in 2 sessions"]
 
 
 def test_a_decision_delay_waits_for_the_bar_but_not_for_news(store: MarketStore) -> None:

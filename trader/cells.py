@@ -207,10 +207,15 @@ class Cells:
 
     # Cells
 
-    def has(self, cells: Iterable[str]) -> set[str]:
-        """Return which of these cells are there."""
+    def has(self, cells: Iterable[str] | None) -> set[str]:
+        """Return which of these cells are there; None asks for all."""
         known = {row["cell"] for row in self._query("SELECT cell FROM cells")}
-        return known & set(cells)
+        return known if cells is None else known & set(cells)
+
+    def whole(self, experiment: int) -> list[dict[str, Any]]:
+        """Return the cells that an experiment shows, each once, with all columns of its own, by name."""
+        sql = "SELECT * FROM cells WHERE cell IN (SELECT cell FROM experiment_cells WHERE experiment = ?) ORDER BY cell"
+        return self._query(sql, experiment)
 
     def write(self, facts: CellFacts, result: CellResult) -> None:
         """Write one cell with its test days, all or nothing; one that is there already stays as it is."""

@@ -10,7 +10,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from trader.errors import ConfigError
-from trader.terminal import print_table, settings, write
+from trader.terminal import opened_store, print_table, settings, write
 
 if TYPE_CHECKING:
     from trader.experiment import Request
@@ -42,6 +42,24 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the whole page")
     parser.set_defaults(command=experiment)
+
+    _add_cells(names)
+
+
+def _add_cells(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add ``experiment cells export`` and ``import``: an experiment begun on one machine goes on on another."""
+    words = names.add_parser("cells", help="carry finished cells from one machine to another")
+    parsers = words.add_subparsers(required=True, metavar="WHAT")
+    for word, text in (("export", "write an experiment's cells into a file"), ("import", "take in a file of cells")):
+        parser = parsers.add_parser(word, help=text)
+        parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: config.toml here)")
+        parser.add_argument(
+            "--home", metavar="DIR", help="stores, caches, models, ledger (default: TRADER_HOME, or var/)"
+        )
+        parser.add_argument("file", type=Path, metavar="FILE")
+        if word == "export":
+            parser.add_argument("--experiment", default="latest", metavar="N", help="its number (default: the newest)")
+        parser.set_defaults(command=export_cells if word == "export" else import_cells)
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -81,6 +99,32 @@ def search(options: argparse.Namespace) -> None:
     print(f"{len(found.trials)} settings tried, {now} of them now. A coin's log loss is {math.log(2):.4f} nats.")
     print("The best one, for config.toml, beside the settings of [model.finin] that are there already:")
     print("\n".join(["[model.finin]", *(f"{key} = {value}" for key, value in found.best.items())]))
+
+
+def export_cells(options: argparse.Namespace) -> None:
+    """Write an experiment's cells into a file."""
+    from trader.cell_files import export
+    from trader.cells import Cells
+    from trader.outcome import Home
+
+    with Cells.open(Home(settings(options)[1]).ledger) as cells:
+        count = export(cells, options.experiment, options.file)
+    print(f"Written: {options.file}, {count:,} cells. The same experiment elsewhere takes them in by `cells import`.")
+
+
+def import_cells(options: argparse.Namespace) -> None:
+    """Take in a file of cells."""
+    from trader.cell_files import take_in
+    from trader.cells import Cells
+    from trader.outcome import Home
+
+    home = Home(settings(options)[1])
+    home.make()
+    with Cells.open(home.ledger) as cells, opened_store(options) as store:
+        held, new = take_in(cells, options.file, store)
+    print(
+        f"{options.file}: {held:,} cells, {new:,} new. An experiment with the same data, settings and code finds them."
+    )
 
 
 def experiment(options: argparse.Namespace) -> None:

@@ -56,8 +56,8 @@ class SimulatedClock:
 
 
 @lru_cache(maxsize=1)
-def _xnys() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sessions as days since 1970 and their closes in µs UTC, 1990–2035.
+def _xnys() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sessions as days since 1970, their opens and their closes in µs UTC, 1990–2035.
 
     The bounds are always stated: exchange_calendars' defaults move with today's date.
     """
@@ -67,8 +67,11 @@ def _xnys() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         warnings.simplefilter("ignore")  # exchange_calendars 4.13 on pandas 3 warns of its own code
         calendar = exchange_calendars.get_calendar("XNYS", start=FIRST_DAY.isoformat(), end=LAST_DAY.isoformat())
     days = calendar.sessions.to_numpy().astype("datetime64[D]").astype(np.int64)
-    closes = calendar.closes.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
-    return days, closes
+    opens, closes = (
+        of.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
+        for of in (calendar.opens, calendar.closes)
+    )
+    return days, opens, closes
 
 
 class Calendar:
@@ -78,7 +81,7 @@ class Calendar:
     """
 
     def __init__(self, decide_minutes: int = 0) -> None:
-        self._days, self._closes = _xnys()
+        self._days, self._opens, self._closes = _xnys()
         self._delay = timedelta(minutes=decide_minutes)
 
     def index(self, session: date) -> int:
@@ -113,6 +116,10 @@ class Calendar:
     def cutoff(self, session: date) -> datetime:
         """Return the session's true close in UTC; news known later belongs to the next session."""
         return from_us(int(self._closes[self.index(session)]))
+
+    def open_at(self, session: date) -> datetime:
+        """Return the session's opening in UTC; a decision that is not made by the next one is late."""
+        return from_us(int(self._opens[self.index(session)]))
 
     def decide_at(self, session: date) -> datetime:
         """Return the instant of the session's decision: its close plus the decision delay."""

@@ -9,6 +9,7 @@
     ├── NoData           the store does not hold what was asked for
     ├── StoreError       the market store or the ledger cannot be read or written
     ├── SourceError      a foreign source (Yahoo, the hub) failed
+    ├── ReplayError      an account whose recorded rows are not what its signals and bars give
     ├── ModelError       weights that are missing, damaged or not the ones expected
     └── OrderError       an order that the broker had to refuse
 
@@ -78,6 +79,10 @@ class NoData(TraderError):
 
 class StoreError(TraderError):
     """The market store or the ledger cannot be read or written."""
+
+
+class ReplayError(TraderError):
+    """An account whose recorded rows are not what its signals and bars give."""
 
 
 class SourceError(TraderError):

@@ -23,15 +23,18 @@ from trader.events import Signal, from_us, to_us
 from trader.ledger_schema import FoldFacts, RunFacts, connect, day, immediate, plain, row_of, store_errors
 
 if TYPE_CHECKING:
+    import sqlite3
+
     import pandas as pd
 
     from trader.metrics import Metric
-    from trader.records import SessionRecord
+    from trader.records import OrderRecord, SessionRecord
 
 __all__ = ["FoldFacts", "Ledger", "RoundTrip", "RunFacts", "signals_frame"]
 
 Status = Literal["finished", "stopped", "failed"]
 Row = dict[str, Any]
+OPEN = "open at end"  # status of an order that waits when the record ends; see trader.records
 
 # What makes two runs the same: these columns in this order, and nothing of runs, folds (seconds) or metrics.
 _HASHED = {
@@ -73,13 +76,15 @@ class _Tail:
     session: str = ""
     equity: float = 0.0
     gross: float = 0.0
+    waiting: bool = False  # whether orders are open that a next session has to end
 
 
 class Ledger:
     """One ledger file, open. Use as a context manager, from one thread."""
 
-    def __init__(self, db: Any, path: Path, clock: Clock) -> None:
+    def __init__(self, db: Any, path: Path, clock: Clock, read_only: bool = False) -> None:
         self._db, self._conn, self.path, self._clock = db, db.conn, path, clock
+        self.read_only = read_only
         self._tails: dict[int, _Tail] = {}
 
     @classmethod
@@ -98,7 +103,7 @@ class Ledger:
         """
         path = Path(path)
         db = connect(path, synchronous=synchronous, read_only=read_only)
-        return cls(db, path, clock or WallClock())
+        return cls(db, path, clock or WallClock(), read_only)
 
     def close(self) -> None:
         """Close the file; the ledger cannot be used afterwards."""
@@ -116,13 +121,13 @@ class Ledger:
     def start_run(self, facts: RunFacts) -> int:
         """Open a run with status "running" and return its number."""
         row = {"status": "running", "started_at": to_us(self._clock.now()), **row_of(facts)}
-        with self._transaction():
+        with self.transaction():
             return int(self._db["runs"].insert(row).last_pk)
 
     def finish_run(self, run: int, status: Status, ledger_hash: str | None = None) -> None:
         """Close a run; raise NoData if there is none of this number."""
         self.resolve(run)
-        with self._transaction():
+        with self.transaction():
             row = {"status": status, "finished_at": to_us(self._clock.now()), "ledger_hash": ledger_hash}
             self._db["runs"].update(run, row)
 
@@ -134,12 +139,24 @@ class Ledger:
         """Record trained models, all or none."""
         self.resolve(run)
         rows = [{"run": run, **row_of(fold)} for fold in folds]
-        with self._transaction():
+        with self.transaction():
             self._db["folds"].insert_all(rows)
 
-    def write_session(self, run: int, *, signal: Signal, record: SessionRecord, always_buy_equity: float) -> None:
+    def write_session(
+        self,
+        run: int,
+        *,
+        signal: Signal,
+        record: SessionRecord,
+        always_buy_equity: float,
+        waiting: Sequence[OrderRecord] = (),
+        signal_is_there: bool = False,
+    ) -> None:
         """Record one whole session, or nothing of it; sessions come oldest first.
 
+        waiting: orders that are still open when this is the newest session; a later session takes their rows away and
+            writes how they ended. A backtest names them among ``record.orders``, for its end is the end.
+        signal_is_there: the signal was written before, by ``write_signal``.
         equity_gross(d) = equity_gross(d−1) · (equity(d) + costs(d)) / equity(d−1), the first one equity + costs.
         Raises TimeError for disorder, StoreError for a number that is not finite or a file that cannot be written.
         """
@@ -147,23 +164,35 @@ class Ledger:
         _check_order(run, session, record, tail)
         gross = _gross(record, tail)
         rows: dict[str, list[tuple[object, ...]]] = {
-            "signals": [_signal_row(run, session, signal)],
-            "news_weights": [(run, session, signal.symbol, rank, *top) for rank, top in enumerate(signal.top, start=1)],
-            "orders": [(run, day(o.session), o.ref, o.symbol, o.size, o.status, o.reason) for o in record.orders],
+            **({} if signal_is_there else _signal_rows(run, session, signal)),
+            "orders": [
+                (run, day(o.session), o.ref, o.symbol, o.size, o.status, o.reason) for o in (*record.orders, *waiting)
+            ],
             "fills": _fill_rows(run, record),
             "equity": [_equity_row(run, session, record, gross, always_buy_equity)],
         }
         checked = {table: [plain(row, f"{table} {session}") for row in part] for table, part in rows.items()}
-        with self._transaction():
+        with self.transaction():
+            if self._tails[run].waiting:
+                self._conn.execute("DELETE FROM orders WHERE run = ? AND status = ?", (run, OPEN))
             for table, part in checked.items():
                 self._conn.executemany(_INSERT[table], part)
-        self._tails[run] = _Tail(session, float(record.equity), gross)
+        self._tails[run] = _Tail(session, float(record.equity), gross, bool(waiting))
+
+    def write_signal(self, run: int, signal: Signal) -> None:
+        """Record a session's signal alone; the rest of the session follows by ``write_session``."""
+        session = day(signal.session)
+        rows = _signal_rows(run, session, signal)
+        checked = {table: [plain(row, f"{table} {session}") for row in part] for table, part in rows.items()}
+        with self.transaction():
+            for table, part in checked.items():
+                self._conn.executemany(_INSERT[table], part)
 
     def write_metrics(self, run: int, metrics: Iterable[Metric]) -> None:
         """Record a run's figures, in place of any of the same name."""
         self.resolve(run)
         rows = [plain((run, m.name, m.of, m.value, m.low, m.high), f"metric {m.name} of {m.of}") for m in metrics]
-        with self._transaction():
+        with self.transaction():
             self._conn.executemany(
                 'INSERT OR REPLACE INTO metrics (run, name, "of", value, low, high) VALUES (?, ?, ?, ?, ?, ?)', rows
             )
@@ -207,6 +236,24 @@ class Ledger:
         """Return the table ``equity`` of a run, oldest first."""
         return self._query("SELECT * FROM equity WHERE run = ? ORDER BY session", self.resolve(run))
 
+    def signals(self, run: int | str) -> list[Signal]:
+        """Return a run's signals with their headlines, oldest first."""
+        number = self.resolve(run)
+        tops: dict[tuple[str, str], list[tuple[str, float]]] = {}
+        sql = "SELECT session, symbol, headline, weight FROM news_weights WHERE run = ? ORDER BY session, symbol, rank"
+        for row in self._query(sql, number):
+            tops.setdefault((row["session"], row["symbol"]), []).append((row["headline"], row["weight"]))
+        rows = self._query("SELECT * FROM signals WHERE run = ? ORDER BY session, symbol", number)
+        return [_signal(row, tops.get((row["session"], row["symbol"]), [])) for row in rows]
+
+    def orders(self, run: int | str) -> list[Row]:
+        """Return the table ``orders`` of a run, in the order of their decisions."""
+        return self._query("SELECT * FROM orders WHERE run = ? ORDER BY ref", self.resolve(run))
+
+    def fills(self, run: int | str) -> list[Row]:
+        """Return the table ``fills`` of a run, by session and order."""
+        return self._query("SELECT * FROM fills WHERE run = ? ORDER BY session, ref, part", self.resolve(run))
+
     def why(self, run: int | str, session: date) -> list[Signal]:
         """Return a session's signals, one a symbol, whose ``top`` holds the headlines by weight, largest first.
 
@@ -237,25 +284,45 @@ class Ledger:
 
     def _signal(self, row: Row) -> Signal:
         sql = "SELECT headline, weight FROM news_weights WHERE run = ? AND session = ? AND symbol = ? ORDER BY rank"
-        top = tuple((w["headline"], w["weight"]) for w in self._query(sql, row["run"], row["session"], row["symbol"]))
-        values = {key: value for key, value in row.items() if key not in ("run", "session")}
-        return Signal(**values, session=date.fromisoformat(row["session"]), top=top)
+        found = self._query(sql, row["run"], row["session"], row["symbol"])
+        return _signal(row, [(one["headline"], one["weight"]) for one in found])
 
     def _tail(self, run: int) -> _Tail:
         if run not in self._tails:
             sql = "SELECT session, equity, equity_gross FROM equity WHERE run = ? ORDER BY session DESC LIMIT 1"
             last = self._query(sql, self.resolve(run))
-            self._tails[run] = _Tail(*last[0].values()) if last else _Tail()
+            waiting = self._query("SELECT 1 FROM orders WHERE run = ? AND status = ? LIMIT 1", run, OPEN)
+            self._tails[run] = _Tail(*last[0].values(), bool(waiting)) if last else _Tail()
         return self._tails[run]
+
+    def has_table(self, name: str) -> bool:
+        """Tell whether the file has a table of this name; a room that keeps its own asks before it makes it."""
+        return bool(self._query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", name))
+
+    def query(self, sql: str, *values: object) -> list[Row]:
+        """Return the rows of a SELECT as dicts, for the rooms that keep tables of their own in this file."""
+        return self._query(sql, *values)
 
     def _query(self, sql: str, *values: object) -> list[Row]:
         with store_errors(self.path):
             return list(self._db.query(sql, values))
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with store_errors(self.path), immediate(self._conn):
-            yield
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Let everything written inside be one transaction, all or nothing; one inside another is part of it.
+
+        Yields the connection, for the rooms that keep tables of their own in this file.
+        """
+        with store_errors(self.path):
+            if self._conn.in_transaction:
+                yield self._conn
+                return
+            try:
+                with immediate(self._conn):
+                    yield self._conn
+            except BaseException:
+                self._tails.clear()  # they may tell of rows that were undone
+                raise
 
 
 def signals_frame(path: Path | str, run: int | str = "latest", symbol: str | None = None) -> pd.DataFrame:
@@ -278,6 +345,11 @@ def signals_frame(path: Path | str, run: int | str = "latest", symbol: str | Non
     return pd.DataFrame(columns, index=index).astype({"signal": "int64", "p_up": "float64"})
 
 
+def _signal(row: Row, top: Sequence[tuple[str, float]]) -> Signal:
+    values = {key: value for key, value in row.items() if key not in ("run", "session")}
+    return Signal(**values, session=date.fromisoformat(row["session"]), top=tuple(top))
+
+
 def _check_order(run: int, session: str, record: SessionRecord, tail: _Tail) -> None:
     if day(record.session) != session:
         raise TimeError("signal and account are of different sessions", got=record.session, expected=session)
@@ -288,9 +360,12 @@ def _check_order(run: int, session: str, record: SessionRecord, tail: _Tail) -> 
             raise TimeError("a fill of another session", where=f"run {run}", got=fill.session, expected=session)
 
 
-def _signal_row(run: int, session: str, signal: Signal) -> tuple[object, ...]:
+def _signal_rows(run: int, session: str, signal: Signal) -> dict[str, list[tuple[object, ...]]]:
     facts = (signal.p_up, signal.side, signal.model_id, signal.reason, signal.news_count, signal.effective_news)
-    return (run, session, signal.symbol, *facts)
+    return {
+        "signals": [(run, session, signal.symbol, *facts)],
+        "news_weights": [(run, session, signal.symbol, rank, *top) for rank, top in enumerate(signal.top, start=1)],
+    }
 
 
 def _fill_rows(run: int, record: SessionRecord) -> list[tuple[object, ...]]:

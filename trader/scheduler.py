@@ -6,12 +6,12 @@ In a backtest the sessions come from the calendar; the window and the forecaster
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 
 from trader.clock import Calendar
 from trader.config import WalkForward
-from trader.events import BarClosed, DecisionDue, Event, NewsArrived, RetrainDue
+from trader.events import Bar, BarClosed, DecisionDue, Event, NewsArrived, RetrainDue
 from trader.store import MarketStore
 from trader.walkforward import is_retrain_session
 
@@ -20,31 +20,81 @@ class Scheduler:
     """The daily events of one symbol and one news set, from a market store.
 
     symbol: whose bars.  news: name of the news set in the store.  spec: says which sessions retrain.
+    abstain: why there was no decision, by session; of a paper account, whose backtest abstains there too.
+    max_silence: after so many sessions in a row without a headline there is no decision; 0 = never.
     """
 
-    def __init__(self, store: MarketStore, calendar: Calendar, *, symbol: str, news: str, spec: WalkForward) -> None:
+    def __init__(
+        self,
+        store: MarketStore,
+        calendar: Calendar,
+        *,
+        symbol: str,
+        news: str,
+        spec: WalkForward,
+        abstain: Mapping[date, str] | None = None,
+        max_silence: int = 0,
+    ) -> None:
         self._store, self._calendar = store, calendar
         self._symbol, self._news, self._spec = symbol, news, spec
+        self._abstain, self._max_silence = abstain or {}, max_silence
+        self._had_bar: tuple[int, bool] = (-1, False)  # number of the session asked for last, whether its bar was there
 
     def events(self, first: date, last: date) -> Iterator[Event]:
         """Yield the events of the sessions first … last, oldest first.
 
-        A session whose bar is not known by decide_at yields no BarClosed, and its DecisionDue says why.
+        A session whose bar is not known by decide_at yields no BarClosed, and its DecisionDue says why. Where that bar
+        is known by the next session's decide_at it comes then, before all else of that session: its own decision is
+        past, but what waited for it can be filled and the next ones can look back at it.
         """
         for session in self._calendar.sessions(first, last):
             yield from self._events_of(session)
 
+    def bar(self, session: date) -> Bar | None:
+        """Return the session's bar if it was known in time."""
+        return self._bar(session, session)
+
+    def late_bar(self, session: date) -> BarClosed | None:
+        """Return the bar of the session before this one if it was not known in time, but is by this one's decide_at."""
+        number = self._calendar.index(session)
+        if not number:
+            return None
+        before = self._calendar.session(number - 1)
+        if self._had_bar[0] != number - 1:
+            self._had_bar = number - 1, self._bar(before, before) is not None
+        bar = None if self._had_bar[1] else self._bar(before, session)
+        return None if bar is None else BarClosed(session=before, at=bar.known_at, bar=bar)
+
+    def _bar(self, session: date, by: date) -> Bar | None:
+        return self._store.as_of(self._calendar.decide_at(by)).bar(self._symbol, session)
+
     def _events_of(self, session: date) -> Iterator[Event]:
         number = self._calendar.index(session)
         cutoff, decide_at = self._calendar.cutoff(session), self._calendar.decide_at(session)
+        if (late := self.late_bar(session)) is not None:
+            yield late
         # Before the calendar's first session there is no close; a day is long enough for its news.
         before = self._calendar.cutoff(self._calendar.session(number - 1)) if number else cutoff - timedelta(days=1)
         view = self._store.as_of(decide_at)
         yield NewsArrived(session=session, at=cutoff, news=view.news(self._news, before, cutoff))
         bar = view.bar(self._symbol, session)
+        self._had_bar = number, bar is not None
         if bar is not None:
             yield BarClosed(session=session, at=max(cutoff, bar.known_at), bar=bar)
-        missing = "" if bar is not None else f"no bar of {self._symbol} known by {decide_at:%Y-%m-%d %H:%M} UTC"
-        yield DecisionDue(session=session, at=decide_at, missing=missing)
+        yield DecisionDue(session=session, at=decide_at, missing=self._missing(session, bar is not None))
         if is_retrain_session(number, self._spec):
             yield RetrainDue(session=session, at=decide_at)
+
+    def _missing(self, session: date, has_bar: bool) -> str:
+        """Say why there can be no decision on a session, or nothing."""
+        decide_at = self._calendar.decide_at(session)
+        if not has_bar:
+            return f"no bar of {self._symbol} known by {decide_at:%Y-%m-%d %H:%M} UTC"
+        if session in self._abstain:
+            return self._abstain[session]
+        number = self._calendar.index(session)
+        if self._max_silence and number >= self._max_silence:
+            since = self._calendar.cutoff(self._calendar.session(number - self._max_silence))
+            if not self._store.as_of(decide_at).news_count(self._news, since, self._calendar.cutoff(session)):
+                return f"no headline of {self._news} in {self._max_silence} sessions"
+        return ""

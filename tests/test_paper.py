@@ -1,0 +1,382 @@
+"""A paper account writes, session by session, what a backtest writes of the same days, whatever happens in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+import sqlite3
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests import builders
+from tests.builders import CALENDAR
+from trader import engine, running
+from trader.account import Accounts
+from trader.clock import Clock, SimulatedClock, WallClock
+from trader.errors import ConfigError, NoData, ReplayError, StoreError, TimeError
+from trader.ledger import Ledger
+from trader.outcome import Home, Outcome
+from trader.running import World, replay
+from trader.store import MarketStore
+
+DAYS = builders.sessions(140)
+TINY = "tests.builders:TinyModel"
+FIRST, LAST = DAYS[116], DAYS[138]
+
+
+def backtest(home: Path, *, first: date = FIRST, last: date = LAST, **how: Any) -> Outcome:
+    return engine.backtest(builders.config(**how), home, first, last, readers=builders.readers())
+
+
+def world(clock: Clock, **around: Any) -> World:
+    return World(clock=clock, patient=True, readers=builders.readers(), **around)
+
+
+def an_account(home: Path, name: str = "acct", *, first: date = FIRST, signals: str | None = None, **how: Any) -> int:
+    clock = SimulatedClock(builders.NOW)
+    account = running.open_account(
+        Home(home), name, builders.config(**how), clock, first=first, signals_run=signals
+    )
+    return account.run
+
+
+def replayed(home: Path, name: str = "acct", *, last: date = LAST) -> int:
+    return replay(Home(home), name, None, last, world)
+
+
+def ledger_hash(home: Path, run: int) -> str:
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        return ledger.ledger_hash(run)
+
+
+@pytest.mark.parametrize("strategy", ["long_short", "long_only", "threshold", "vol_target"])
+@pytest.mark.parametrize("model", ["logistic", TINY])
+def test_a_replayed_account_writes_the_rows_of_the_backtest(tmp_path: Path, model: str, strategy: str) -> None:
+    home = builders.a_home(tmp_path)
+    outcome = backtest(home, model=model, strategy=strategy)
+    assert len({signal.model_id for signal in outcome.forecasts.signals}) >= 3
+    run = an_account(home, model=model, strategy=strategy)
+    assert replayed(home) == 23
+    assert ledger_hash(home, run) == outcome.ledger_hash
+
+
+def test_an_account_of_stored_signals_writes_the_rows_of_their_run(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    outcome = backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+    assert replayed(home) == 23
+    assert ledger_hash(home, run) == outcome.ledger_hash
+
+
+@pytest.mark.parametrize("gone", [(121,), (120, 121, 122), (118, 137)])
+def test_an_account_meets_sessions_without_a_bar_as_the_backtest_does(tmp_path: Path, gone: tuple[int, ...]) -> None:
+    home = builders.a_home(tmp_path, without=gone)
+    outcome = backtest(home, model=TINY)
+    run = an_account(home, model=TINY)
+    replayed(home)
+    assert ledger_hash(home, run) == outcome.ledger_hash
+
+
+@pytest.mark.parametrize("late", [(121,), (120, 121, 122), (117, 120), (130,)])
+def test_a_bar_that_comes_late_fills_what_waited_and_decides_nothing(tmp_path: Path, late: tuple[int, ...]) -> None:
+    made = builders.bars(DAYS)
+    for at in late:
+        made[at] = replace(made[at], known_at=made[at].known_at + timedelta(hours=3))
+    builders.fill(tmp_path, made, builders.headlines(DAYS))
+    outcome = backtest(tmp_path, model=TINY)
+    daily = engine.backtest(builders.config(model=TINY), tmp_path, FIRST, LAST, readers=builders.readers(), daily=True)
+    assert daily.ledger_hash == outcome.ledger_hash
+    run = an_account(tmp_path, model=TINY)
+    replayed(tmp_path)
+    assert ledger_hash(tmp_path, run) == outcome.ledger_hash
+    with Ledger.open(tmp_path / "ledger.db", read_only=True) as ledger:
+        signals = {signal.session: signal for signal in ledger.signals(run)}
+        fills = {row["session"] for row in ledger.fills(run)}
+        decided = {row["session"] for row in ledger.orders(run)}
+    assert all(signals[DAYS[at]].p_up is None for at in late)
+    assert not decided & {str(DAYS[at]) for at in late}
+    before = min(late) - 1
+    if str(DAYS[before]) in decided:
+        assert str(DAYS[before + 1]) in fills, "its order gets the open of the session whose bar came late"
+
+
+def test_the_replay_of_a_version_that_shifts_one_fill_is_refused(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+    replayed(home, last=DAYS[130])
+    with sqlite3.connect(home / "ledger.db") as connection:
+        session, ref = connection.execute(
+            "SELECT session, ref FROM fills WHERE run = ? ORDER BY session LIMIT 1", (run,)
+        ).fetchone()
+        following = DAYS[DAYS.index(date.fromisoformat(session)) + 1]
+        sql = "UPDATE fills SET session = ? WHERE run = ? AND ref = ?"
+        connection.execute(sql, (str(following), run, ref))
+    with pytest.raises(ReplayError, match=rf"run {run} fills {session}: .*record is not what its signals"):
+        replayed(home)
+
+
+@pytest.mark.parametrize("column", ["equity", "cash", "position", "borrow", "always_buy_equity"])
+def test_an_account_does_not_go_on_from_an_equity_that_is_not_its_own(tmp_path: Path, column: str) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+    replayed(home, last=DAYS[130])
+    with sqlite3.connect(home / "ledger.db") as connection:
+        sql = f"UPDATE equity SET {column} = {column} + 0.01 WHERE run = ? AND session = ?"
+        connection.execute(sql, (run, str(DAYS[125])))
+    with pytest.raises(ReplayError, match=f"equity {DAYS[125]} {column}"):
+        replayed(home)
+
+
+def test_an_account_that_stopped_goes_on_where_it_stands(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    outcome = backtest(home, model=TINY)
+    run = an_account(home, model=TINY)
+    assert [replayed(home, last=DAYS[at]) for at in (118, 118, 127, 128, 138)] == [3, 0, 9, 1, 10]
+    assert ledger_hash(home, run) == outcome.ledger_hash
+
+
+def test_at_every_session_the_account_equals_a_backtest_that_ends_there(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    run = an_account(home, model=TINY)
+    for at in range(117, 125):
+        replayed(home, last=DAYS[at])
+        assert ledger_hash(home, run) == backtest(home, model=TINY, last=DAYS[at]).ledger_hash
+
+
+# Late, asked for, asleep
+
+
+def decide_at(session: date, **after: float) -> Any:
+    return CALENDAR.decide_at(session) + timedelta(**after)
+
+
+def test_a_decision_after_the_next_open_is_late_and_keeps_the_position(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+    replayed(home, last=DAYS[119])
+    clock = SimulatedClock(CALENDAR.open_at(DAYS[121]))  # 120 should have been decided before
+    with running.running(Home(home), "acct", world(clock)) as service:
+        assert service.run_due() == 1
+        assert service.run_due() == 0, "a second wake-up finds nothing to do"
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        [late] = [signal for signal in ledger.signals(run) if signal.session == DAYS[120]]
+        positions = {row["session"]: row["position"] for row in ledger.equity(run)}
+        assert str(DAYS[120]) not in {row["session"] for row in ledger.orders(run)}
+        [event] = Accounts(ledger, clock).events(Accounts(ledger, clock).get("acct"))
+    assert late.p_up is None and late.reason.startswith("late: decided at ")
+    assert (event.kind, event.session, event.detail) == ("late", DAYS[120], late.reason)
+    assert positions[str(DAYS[120])] == positions[str(DAYS[119])] or positions[str(DAYS[120])] != 0
+
+
+def test_a_machine_asleep_for_fifteen_sessions_catches_up_in_order(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    run = an_account(home, model=TINY)
+    replayed(home, last=DAYS[119])
+    clock = SimulatedClock(decide_at(DAYS[135], minutes=5))
+    with running.running(Home(home), "acct", world(clock)) as service:
+        assert service.run_due() == 16
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        signals = [signal for signal in ledger.signals(run) if signal.session > DAYS[119]]
+    assert [signal.session for signal in signals] == DAYS[120:136]
+    assert [bool(signal.reason) for signal in signals] == [True] * 15 + [False], "only the newest is in time"
+
+
+def test_the_backtest_of_an_account_applies_what_befell_it(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    run = an_account(home, model=TINY)
+    replayed(home, last=DAYS[119])
+    asked(home, "halt")
+    clock = SimulatedClock(decide_at(DAYS[124], minutes=5))
+    with running.running(Home(home), "acct", world(clock)) as service:
+        service.run_due()
+    asked(home, "resume")
+    replayed(home, last=DAYS[130])
+    asked(home, "flatten")
+    replayed(home, last=DAYS[133])
+    asked(home, "resume")
+    replayed(home)
+    plain = backtest(home, model=TINY)
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        account = Accounts(ledger, clock).get("acct")
+        events = Accounts(ledger, clock).events(account)
+    again = engine.backtest(account.config, home, FIRST, LAST, readers=builders.readers(), events=events)
+    assert again.ledger_hash == ledger_hash(home, run)
+    assert again.ledger_hash != plain.ledger_hash
+
+
+def asked(home: Path, kind: str, detail: str = "") -> None:
+    with Ledger.open(home / "ledger.db") as ledger:
+        accounts = Accounts(ledger, SimulatedClock(builders.NOW - timedelta(days=3650)))
+        accounts.request(accounts.get("acct"), kind, detail)
+
+
+def test_a_request_is_taken_up_by_one_decision_and_by_no_other(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+    replayed(home, last=DAYS[119])
+    asked(home, "flatten")
+    replayed(home, last=DAYS[125])
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        [event] = [one for one in accounts.events(accounts.get("acct")) if one.kind == "flatten"]
+        positions = [row["position"] for row in ledger.equity(run)]
+        orders = [row for row in ledger.orders(run) if row["session"] == str(DAYS[120])]
+    assert event.session == DAYS[120]
+    assert positions[4:] and all(position == 0 for position in positions[5:]), "flat, and halted afterwards"
+    assert [order["reason"] for order in orders][-1:] == ["flatten"]
+
+
+# What may not happen
+
+
+def test_a_clock_before_the_newest_record_decides_nothing(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    an_account(home, signals="1", model=TINY)
+    replayed(home, last=DAYS[120])
+    clock = SimulatedClock(decide_at(DAYS[120], hours=-26))
+    with running.running(Home(home), "acct", world(clock)) as service:
+        with pytest.raises(TimeError, match="acct: the clock stands before the account's newest record"):
+            service.run_due()
+        clock.set(decide_at(DAYS[121]))
+        assert service.run_due() == 1
+
+
+def test_a_second_service_of_the_same_account_is_told_who_holds_it(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    an_account(home, signals="1", model=TINY)
+    code = """
+import sys
+from datetime import date
+from pathlib import Path
+from trader import running
+from trader.errors import StoreError
+from trader.outcome import Home
+from trader.running import World
+try:
+    running.replay(Home(Path(sys.argv[1])), "acct", None, date(2010, 7, 1), lambda clock: World(clock=clock))
+except StoreError as error:
+    print(error)
+"""
+    clock = SimulatedClock(decide_at(DAYS[116]))
+    with running.running(Home(home), "acct", world(clock)):
+        said = subprocess.run([sys.executable, "-c", code, home], capture_output=True, text=True, check=True).stdout
+    assert "acct: another service runs this account (got process" in said
+    assert "stop it first" in said
+
+
+def test_a_service_that_lost_its_lease_writes_nothing_more(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+    clock = SimulatedClock(decide_at(DAYS[116]))
+    with running.running(Home(home), "acct", world(clock)) as service:
+        assert service.run_due() == 1
+        with sqlite3.connect(home / "ledger.db") as connection:
+            connection.execute("UPDATE leases SET token = token + 1")
+        clock.set(decide_at(DAYS[117]))
+        with pytest.raises(StoreError, match="acct: this service has lost its account to another one"):
+            service.run_due()
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        assert len(ledger.equity(run)) == 1
+
+
+def test_settings_are_fixed_at_the_opening(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    an_account(home, model=TINY, costs={"cash": 5_000.0})
+    with Ledger.open(home / "ledger.db") as ledger:
+        accounts = Accounts(ledger, WallClock())
+        assert accounts.get("acct").config == builders.config(model=TINY, costs={"cash": 5_000.0})
+        with pytest.raises(ConfigError, match="there is an account of this name already"):
+            accounts.open("acct", builders.config(), FIRST)
+        with pytest.raises(NoData, match="no such account .*expected one of acct"):
+            accounts.get("other")
+
+
+def test_an_execution_that_nobody_gets_cannot_be_paper_traded(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    with pytest.raises(ConfigError, match="nobody gets the close that he decides on"):
+        an_account(home, model=TINY, execution="close")
+
+
+def test_a_revised_price_never_reaches_what_was_filled(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+    replayed(home, last=DAYS[125])
+    before = ledger_hash(home, run)
+    with MarketStore.open(home / "market.db") as store:
+        [bar] = store.as_of(decide_at(DAYS[138])).bars("toy", DAYS[120], DAYS[120])
+        store.add_bars([replace(bar, close=bar.high, known_at=decide_at(DAYS[122]))], source="a correction")
+    replayed(home, last=DAYS[125])
+    assert ledger_hash(home, run) == before
+    assert replayed(home) == 13
+
+
+def test_a_stale_feed_makes_the_decision_abstain_with_the_reason(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+
+    def stale(at: Any) -> str:
+        return "feed toy is stale" if CALENDAR.session_at(at) == DAYS[118] else ""
+
+    def around(clock: Clock) -> World:
+        return world(clock, stale=stale)
+
+    replay(Home(home), "acct", None, DAYS[122], around)
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        reasons = {signal.session: signal.reason for signal in ledger.signals(run) if signal.reason}
+    assert reasons == {DAYS[118]: "feed toy is stale"}
+
+
+def test_no_language_model_is_loaded_to_go_on_from_stored_signals(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    an_account(home, signals="1", model=TINY)
+    code = """
+import sys
+from datetime import date
+from pathlib import Path
+from trader import running
+from trader.outcome import Home
+from trader.running import World
+for last in (date(2010, 7, 1), date(2010, 7, 15)):
+    print(running.replay(Home(Path(sys.argv[1])), "acct", None, last, lambda clock: World(clock=clock)))
+print([name for name in ("torch", "transformers", "sklearn") if name in sys.modules])
+"""
+    said = subprocess.run([sys.executable, "-c", code, home], capture_output=True, text=True, check=True).stdout
+    assert said.split("\n")[2] == "[]"
+    assert int(said.split("\n")[1]) > 0
+
+
+# Told inside the transaction
+
+
+def test_what_is_told_is_told_once_and_with_its_session(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+    told: list[tuple[str, date]] = []
+
+    def tell(ledger: Ledger, account: Any) -> Callable[[str, date, str], None]:
+        return lambda kind, session, text: told.append((kind, session))
+
+    def around(clock: Clock) -> World:
+        return world(clock, tell=tell)
+
+    for at in (120, 130, 138):
+        replay(Home(home), "acct", None, DAYS[at], around)
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        fills = [("filled", date.fromisoformat(row["session"])) for row in ledger.fills(run)]
+    assert told == fills

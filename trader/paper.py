@@ -1,0 +1,343 @@
+"""Run a paper account: the same staircase as a backtest, one session at a time, on a clock that only goes forwards.
+
+    clock says a session is due → scheduler's events of it → source (model host, or stored signals) → broker → one
+    transaction: signal, fills, orders, equity, what happened from outside, what is to be told
+
+Which sessions are due comes from the calendar and the ledger and from nothing else. Whoever wakes the service
+(APScheduler in ``trader.wake``, cron, a replay's simulated clock) may do so too early, twice or a month late. Between
+transactions nothing is kept that is not derived again at the next start, so the process may be killed anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from typing import Any, Protocol
+
+from trader.account import Account, AccountEvent, Accounts, control_of, controls_of
+from trader.clock import Calendar, Clock
+from trader.errors import ConfigError, TimeError
+from trader.events import Bar, BarClosed, DecisionDue, Event, NewsArrived, RetrainDue, Signal
+from trader.host import Fact
+from trader.lease import Lease
+from trader.ledger import Ledger
+from trader.records import Control
+from trader.replay import Books, Closed, rebuild
+from trader.scheduler import Scheduler
+
+
+class Source(Protocol):
+    """Where an account's signals come from: its own model, or the stored signals of a run."""
+
+    def start(self, upto: date | None) -> None:
+        """Get ready to decide the session after ``upto``, the newest one decided; None where there is none yet."""
+        ...
+
+    def on(self, event: Event) -> None:
+        """Take news, a bar, or that a model is due."""
+        ...
+
+    def pending(self) -> str:
+        """Name the model that is being trained and that the next decision has to wait for; "" where there is none."""
+        ...
+
+    def wait(self, until: datetime) -> None:
+        """Wait for it, at most until an instant of the wall."""
+        ...
+
+    def decide(self, event: DecisionDue) -> tuple[Signal | None, float | None]:
+        """Return the session's signal (None before the first model) and the seconds that it took, None for nothing."""
+        ...
+
+    def use(self, model_id: str) -> None:
+        """Put another model in use from the next decision on."""
+        ...
+
+    def facts(self) -> list[Fact]:
+        """Hand over what happened outside the rules since this was asked last."""
+        ...
+
+    def close(self) -> None:
+        """End its processes."""
+        ...
+
+
+class Told(Protocol):
+    """Somebody who is told what happened, inside the transaction that writes it."""
+
+    def __call__(self, kind: str, session: date, text: str) -> None:
+        """Take one notice: "filled", "late", "abstained", "halted" …"""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a service asks of the world: the time, why its feeds cannot be trusted, whom to tell, where to log.
+
+    stale: at an instant, why the feeds are too old to decide on, or "".
+    """
+
+    clock: Clock
+    stale: Callable[[datetime], str]
+    tell: Told
+    log: Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """One session's decision. why: ("", ""), or what kept it from being made and the reason."""
+
+    session: date
+    signal: Signal | None
+    bar: Bar | None
+    why: tuple[str, str]
+    latency: float | None
+
+
+class Service:
+    """One account being run. ``start`` first, then ``run_due`` as often as anybody likes, ``stop`` at the end.
+
+    patient: wait for a model that is being trained, as a replay does, instead of coming back later.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        ledger: Ledger,
+        accounts: Accounts,
+        scheduler: Scheduler,
+        calendar: Calendar,
+        books: Books,
+        source: Source,
+        lease: Lease,
+        outside: Outside,
+        *,
+        patient: bool = False,
+    ) -> None:
+        self.account, self._ledger, self._accounts = account, ledger, accounts
+        self._scheduler, self._calendar, self._books = scheduler, calendar, books
+        self._source, self._lease, self._outside, self._patient = source, lease, outside, patient
+        self._waiting: Signal | None = None  # decided without its bar, which may still come
+        self._cursor: date | None = None  # the newest session decided
+        self._warm = False  # whether the source has what came before
+
+    # From start to stop
+
+    def start(self) -> None:
+        """Take the lease, derive the broker from the ledger and check it; raise StoreError, ReplayError."""
+        self._lease.take()
+        try:
+            bars = self._bars()
+            controls = controls_of(self._accounts.events(self.account))
+            self._waiting = rebuild(self._books, self._ledger, self.account.run, bars, controls)
+        except BaseException:
+            self._lease.give_back()
+            raise
+        self._cursor = self._accounts.last_decided(self.account)
+        self._outside.log("started", account=self.account.name, decided=str(self._cursor))
+
+    def stop(self) -> None:
+        """End the source's processes and the brokers, and give the lease back."""
+        self._source.close()
+        self._books.end()
+        self._lease.give_back()
+        self._outside.log("stopped", account=self.account.name, decided=str(self._cursor))
+
+    def _bars(self) -> Callable[[date], Bar | None]:
+        """Return what gives each session's bar as the account knew it: in time, or by the session after."""
+
+        def bar_of(session: date) -> Bar | None:
+            found = self._scheduler.bar(session)
+            if found is None:
+                following = self._calendar.session(self._calendar.index(session) + 1)
+                late = self._scheduler.late_bar(following)
+                found = None if late is None else late.bar
+            return found
+
+        return bar_of
+
+    def renew(self) -> None:
+        """Keep the lease; raise StoreError where it is lost."""
+        self._lease.renew()
+
+    # What is due
+
+    def due(self) -> list[date]:
+        """Return the sessions whose decision is due by now and not made, oldest first."""
+        first = self._next()
+        now = self._outside.clock.now()
+        last = now.date()  # a session's decision comes on its own day in UTC or, with a long delay, on the next one
+        if first > last:
+            return []
+        return [day for day in self._calendar.sessions(first, last) if self._calendar.decide_at(day) <= now]
+
+    def next_due(self) -> datetime:
+        """Return when the next decision will be due."""
+        return self._calendar.decide_at(self._next())
+
+    def deadline(self, session: date) -> datetime:
+        """Return from when on the session's decision is late: its order could no longer have been filled."""
+        following = self._calendar.session(self._calendar.index(session) + 1)
+        at_close = self.account.config.run.execution == "next_close"
+        return self._calendar.cutoff(following) if at_close else self._calendar.open_at(following)
+
+    def _next(self) -> date:
+        if self._cursor is None:
+            return self.account.first_session
+        return self._calendar.session(self._calendar.index(self._cursor) + 1)
+
+    def run_due(self, goes_on: Callable[[], bool] = lambda: True) -> int:
+        """Decide what is due, session by session; return how many were decided.
+
+        goes_on: asked between two sessions; where it says no the rest waits. Raises TimeError where the clock stands
+        before what is written already: time went backwards, and nothing may be decided until it has caught up.
+        """
+        self._refuse_the_past()
+        done = 0
+        for session in self.due():
+            if not goes_on() or not self._decide(session):
+                break
+            done += 1
+        return done
+
+    def _refuse_the_past(self) -> None:
+        newest, now = self._accounts.newest_instant(self.account), self._outside.clock.now()
+        if newest is not None and now < newest:
+            raise TimeError(
+                "the clock stands before the account's newest record",
+                where=self.account.name,
+                got=now,
+                expected=f"at least {newest}",
+                do="set the machine's clock right; nothing is decided until then",
+            )
+
+    # One session
+
+    def _decide(self, session: date) -> bool:
+        """Decide one session and write it; return False where its model is not there yet and may still come."""
+        deadline = self.deadline(session)
+        self._warm_up()
+        if (model := self._source.pending()) and self._outside.clock.now() < deadline:
+            if not self._patient:
+                return False
+            self._source.wait(deadline)
+        requests = self._accounts.requests(self.account)
+        for asked in requests:
+            if asked.kind in ("promote", "rollback"):
+                self._source.use(asked.detail)
+        events = list(self._scheduler.events(session, session))
+        bars = {event.session: event.bar for event in events if isinstance(event, BarClosed)}
+        for event in events:
+            if isinstance(event, NewsArrived | BarClosed):
+                self._source.on(event)
+        [due] = [event for event in events if isinstance(event, DecisionDue)]
+        why = self._why_not(due, deadline, model)
+        signal, latency = self._source.decide(replace(due, missing=why[1]))
+        if signal is not None and signal.p_up is None and not why[1]:
+            why = "abstain", signal.reason  # the model itself could not
+        closed = self._close_waiting(bars)
+        self._write(_Decided(session, signal, bars.get(session), why, latency), requests, closed)
+        for event in events:
+            if isinstance(event, RetrainDue):
+                self._source.on(event)
+        return True
+
+    def _warm_up(self) -> None:
+        if not self._warm:
+            self._source.start(self._cursor)
+            self._warm = True
+
+    def _why_not(self, event: DecisionDue, deadline: datetime, model: str) -> tuple[str, str]:
+        """Say what keeps a decision from being made: ("", ""), or the kind of event and the reason."""
+        now = self._outside.clock.now()
+        if now >= deadline:
+            waited = f"; {model} was not ready" if model else ""
+            return "late", f"late: decided at {now:%Y-%m-%d %H:%M} UTC, after {deadline:%Y-%m-%d %H:%M}{waited}"
+        if event.missing:
+            return "abstain", event.missing
+        stale = self._outside.stale(event.at)
+        return ("abstain", stale) if stale else ("", "")
+
+    def _close_waiting(self, bars: Mapping[date, Bar]) -> Closed | None:
+        """Close the session before, if it was decided without its bar: with the bar that came since, or without."""
+        if self._waiting is None:
+            return None
+        return self._books.close(self._waiting, bars.get(self._waiting.session), Control())
+
+    def _write(self, made: _Decided, requests: Sequence[AccountEvent], before: Closed | None) -> None:
+        """Write all that one decision brings in one transaction; ``before``: the session that waited for its bar."""
+        signal, session = made.signal, made.session
+        # Until the first forecast there is no position to keep, and no row: so it is in a backtest too.
+        trades = signal is not None and (self._books.last is not None or signal.p_up is not None)
+        with_bar = [one for one in requests if one.kind in ("promote", "rollback")]
+        closed = None
+        if trades and made.bar is not None:
+            assert signal is not None
+            closed, with_bar = self._books.close(signal, made.bar, control_of(requests)), list(requests)
+        with self._ledger.transaction() as connection:
+            self._lease.check(connection)
+            if before is not None:
+                self._put(before, signal_is_there=True)
+            if closed is not None:
+                self._put(closed)
+            elif trades and signal is not None:
+                self._ledger.write_signal(self.account.run, signal)
+            self._accounts.take_up(self.account, with_bar, session)
+            self._write_outside(made)
+            self._accounts.decided(self.account, session, self._calendar.decide_at(session), made.latency)
+        self._waiting = signal if trades and made.bar is None else None
+        self._cursor = session
+        self._say(made, closed)
+
+    def _write_outside(self, made: _Decided) -> None:
+        """Write what befell this decision, and what the source has to say since the last one."""
+        happened = [(made.session, *made.why)] if made.why[0] else []
+        happened += [(fact.session, fact.kind, fact.detail) for fact in self._source.facts()]
+        for session, kind, detail in happened:
+            self._accounts.happened(self.account, session, kind, detail)
+            self._outside.tell(kind, session, detail)
+
+    def _put(self, closed: Closed, signal_is_there: bool = False) -> None:
+        self._ledger.write_session(
+            self.account.run,
+            signal=closed.signal,
+            record=closed.record,
+            always_buy_equity=closed.always_buy,
+            waiting=closed.record.open,
+            signal_is_there=signal_is_there,
+        )
+        for fill in closed.record.fills:
+            side = "bought" if fill.size > 0 else "sold"
+            text = f"{side} {abs(fill.size):,.4f} {fill.symbol} at {fill.price:,.2f}"
+            self._outside.tell("filled", closed.record.session, text)
+        if closed.record.state != "ACTIVE":
+            self._outside.tell(closed.record.state.lower(), closed.record.session, closed.record.state_reason)
+
+    def _say(self, made: _Decided, closed: Closed | None) -> None:
+        facts: dict[str, Any] = {"account": self.account.name, "session": str(made.session)}
+        if made.signal is not None:
+            facts |= {"side": made.signal.side, "p_up": made.signal.p_up, "model": made.signal.model_id}
+        if closed is not None:
+            facts |= {"equity": round(closed.record.equity, 2), "state": closed.record.state}
+        if made.why[0]:
+            facts |= {"why": made.why[1]}
+        self._outside.log(made.why[0] or "decided", **facts)
+
+
+def first_session(calendar: Calendar, now: datetime) -> date:
+    """Return the first session whose decision is still to come at an instant."""
+    number = int(calendar.index(calendar.session_at(now)))
+    while calendar.decide_at(calendar.session(number)) < now:
+        number += 1
+    return calendar.session(number)
+
+
+def check_tradable(execution: str) -> None:
+    """Raise ConfigError for an execution that nobody can have."""
+    if execution == "close":
+        raise ConfigError(
+            'execution = "close" cannot be paper-traded: nobody gets the close that he decides on',
+            where="[run] execution",
+            expected="next_open or next_close",
+        )

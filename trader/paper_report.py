@@ -1,0 +1,174 @@
+"""What a paper account looks like from outside: one line in a table, or the whole of it in a dozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trader import metrics
+from trader.account import Account, AccountEvent, Accounts
+from trader.clock import Calendar, WallClock
+from trader.lease import holder_of
+from trader.ledger import Ledger
+from trader.outcome import Home
+from trader.report import plain_table
+from trader.store import MarketStore
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ENOUGH = 60  # sessions before a Sharpe ratio is worth its interval
+EVENTS_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An account with what the ledger holds of it."""
+
+    account: Account
+    decided: date | None
+    equity: Sequence[dict[str, Any]]
+    events: Sequence[AccountEvent]
+    asked: Sequence[AccountEvent]
+    latencies: Sequence[float]
+    state: tuple[str, str]
+    holder: str
+    ledger_hash: str
+
+
+def table(home: Home) -> Table:
+    """Return all accounts, one a row."""
+    with Ledger.open(home.ledger, read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        seen = [_seen(ledger, accounts, name) for name in accounts.names()]
+    names = ("account", "run", "market", "model", "strategy", "decided to", "state", "equity", "service")
+    rows = [
+        (
+            one.account.name,
+            one.account.run,
+            one.account.config.run.market,
+            one.account.config.run.model,
+            one.account.config.run.strategy,
+            one.decided or "–",
+            one.state[0],
+            f"{one.equity[-1]['equity']:,.2f}" if one.equity else "–",
+            one.holder,
+        )
+        for one in seen
+    ]
+    return plain_table(names, rows, right=(1, 7))
+
+
+def lines(home: Home, name: str) -> list[str]:
+    """Return an account in full."""
+    with Ledger.open(home.ledger, read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        one = _seen(ledger, accounts, name)
+        signals = ledger.signals(one.account.run)
+        fills = ledger.fills(one.account.run)
+        waiting = [row for row in ledger.orders(one.account.run) if row["status"] == "open at end"]
+    run, calendar = one.account.config.run, Calendar(one.account.config.inputs.decide_minutes)
+    source = f"run {one.account.signals_run}'s signals" if one.account.signals_run else run.model
+    following = one.account.first_session
+    if one.decided is not None:
+        following = calendar.session(calendar.index(one.decided) + 1)
+    said = [
+        f"Account {name} (run {one.account.run}): {source} on {run.market}, news {run.news}, {run.strategy}, "
+        f"{run.execution}",
+        f"Decided from {one.account.first_session} to {one.decided or '–'}; the next decision, {following}, is due at "
+        f"{calendar.decide_at(following):%Y-%m-%d %H:%M} UTC. Service: {one.holder}.",
+        f"State {one.state[0]}{': ' + one.state[1] if one.state[1] else ''}",
+    ]
+    if one.equity:
+        said += _money(home, one, signals, fills)
+    said += [f"Waiting: order {o['ref']} of {o['session']}, {o['size']:+,.4f} {o['symbol']}" for o in waiting]
+    said += [f"Asked for, not taken up yet: {event.kind} {event.detail}".rstrip() for event in one.asked]
+    said += _events(one.events)
+    if one.latencies:
+        taken = np.array(one.latencies)
+        said.append(f"A decision took {np.median(taken):.3f} s in the middle and {taken.max():.3f} s at most.")
+    said.append(f"Ledger hash {one.ledger_hash[:16]}")
+    return said
+
+
+def _money(home: Home, one: Seen, signals: Sequence[Any], fills: Sequence[dict[str, Any]]) -> list[str]:
+    newest, config = one.equity[-1], one.account.config
+    made = newest["equity"] - config.costs.cash
+    said = [
+        f"Equity {newest['equity']:,.2f} after {len(one.equity):,} sessions ({made:+,.2f}; Always Buy "
+        f"{newest['always_buy_equity'] - config.costs.cash:+,.2f}); position {newest['position']:,.4f}, "
+        f"{newest['exposure']:.1%} of equity"
+    ]
+    if len(one.equity) < ENOUGH:
+        return [*said, f"Sharpe ratio: too few sessions, from {ENOUGH} on it is shown with its interval."]
+    report = metrics.evaluate(_inputs(home, one, signals, fills), seed=config.run.seed)
+    for name, of, title in (
+        ("sharpe", "net", "Sharpe ratio, net"),
+        ("sharpe", "always_buy", "of Always Buy"),
+        ("excess_sharpe", "excess", "excess"),
+    ):
+        found = report.get(name, of)  # type: ignore[arg-type]
+        value = "undefined" if found.value is None else f"{found.value:.2f}"
+        bounds = "" if found.low is None or found.high is None else f" [{found.low:.2f}, {found.high:.2f}]"
+        said.append(f"{title} {value}{bounds}")
+    return [said[0], "; ".join(said[1:]), report.verdict]
+
+
+def _inputs(home: Home, one: Seen, signals: Sequence[Any], fills: Sequence[dict[str, Any]]) -> metrics.EvaluationInputs:
+    sessions = [row["session"] for row in one.equity]
+    side = {str(signal.session): signal.side for signal in signals}
+    traded: dict[str, float] = {}
+    for fill in fills:
+        traded[fill["session"]] = traded.get(fill["session"], 0.0) + abs(fill["size"] * fill["price"])
+    first, last = date.fromisoformat(sessions[0]), date.fromisoformat(sessions[-1])
+    with MarketStore.open(home.store, read_only=True) as store:
+        view = store.as_of(Calendar(one.account.config.inputs.decide_minutes).decide_at(last))
+        close = {str(bar.session): bar.close for bar in view.bars(one.account.config.run.market, first, last)}
+    returns = [
+        close[after] / close[today] - 1 if today in close and after in close else np.nan
+        for today, after in zip(sessions, [*sessions[1:], ""], strict=True)
+    ]
+    return metrics.EvaluationInputs(
+        side=[side[session] for session in sessions],
+        next_return=returns,
+        equity=[row["equity"] for row in one.equity],
+        always_buy_equity=[row["always_buy_equity"] for row in one.equity],
+        costs=[row["commission"] + row["slippage"] + row["borrow"] for row in one.equity],
+        traded=[traded.get(session, 0.0) for session in sessions],
+        exposure=[row["exposure"] for row in one.equity],
+        start_cash=one.account.config.costs.cash,
+        risk_free=one.account.config.evaluation.risk_free,
+    )
+
+
+def _events(events: Sequence[AccountEvent]) -> list[str]:
+    counts: dict[str, int] = {}
+    for event in events:
+        counts[event.kind] = counts.get(event.kind, 0) + 1
+    if not counts:
+        return ["Nothing came from outside."]
+    said = ["From outside: " + ", ".join(f"{count} {kind}" for kind, count in counts.items())]
+    return said + [f"  {event.session} {event.kind} {event.detail}".rstrip() for event in events[-EVENTS_SHOWN:]]
+
+
+def _seen(ledger: Ledger, accounts: Accounts, name: str) -> Seen:
+    account = accounts.get(name)
+    held = holder_of(ledger, account.run)
+    holder = "none" if held is None else f"process {held[0].pid} on {held[0].host}"
+    if held is not None and held[1]:
+        holder = "none (the last one died)"
+    return Seen(
+        account,
+        accounts.last_decided(account),
+        ledger.equity(account.run),
+        accounts.events(account),
+        accounts.requests(account),
+        accounts.latencies(account),
+        ledger.state(account.run),
+        holder,
+        ledger.ledger_hash(account.run),
+    )

@@ -1,0 +1,142 @@
+"""Derive an account's broker from what is stored: push every recorded session through it, and check what comes out.
+
+The broker's state is nowhere on disk. At each start it is made again from the account's first session, out of stored
+signals, recorded requests and the bars as each session knew them; no model and no language model is loaded. Every
+order, fill and equity that comes out must be the ledger's own to the last bit, or the account does not go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any
+
+from trader.broker import Trading
+from trader.errors import ReplayError
+from trader.events import Bar, Signal
+from trader.ledger import Ledger
+from trader.records import Control, OrderRecord, SessionRecord
+
+ALWAYS = "always_buy"
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """One session of an account that is whole: what was decided, what the broker made of it, Always Buy beside."""
+
+    signal: Signal
+    record: SessionRecord
+    always_buy: float
+
+
+class Books:
+    """An account's broker and the broker of Always Buy beside it, fed with the same sessions."""
+
+    def __init__(self, trading: Trading, always_buy: Trading) -> None:
+        self._trading, self._always = trading, always_buy
+        self.last: Closed | None = None
+
+    def close(self, signal: Signal, bar: Bar | None, control: Control) -> Closed:
+        """Close a session; without a bar the account stays as it stood."""
+        if bar is None:
+            assert self.last is not None, "an account begins with a session that has a bar"
+            closed = Closed(signal, idle(self.last.record, signal.session), self.last.always_buy)
+        else:
+            long = replace(signal, p_up=1.0, side=1, model_id=ALWAYS, reason="")
+            record = self._trading.push(bar, signal, control)
+            closed = Closed(signal, record, self._always.push(bar, long).equity)
+        self.last = closed
+        return closed
+
+    def end(self) -> None:
+        """End both brokers and their threads."""
+        self._trading.close()
+        self._always.close()
+
+
+def idle(before: SessionRecord, session: date) -> SessionRecord:
+    """Return the record of a session without a bar: the account as it stood, nothing done."""
+    return replace(
+        before,
+        session=session,
+        signal=0,
+        p_up=None,
+        commission=0.0,
+        slippage=0.0,
+        borrow=0.0,
+        interest=0.0,
+        orders=(),
+        fills=(),
+    )
+
+
+def rebuild(
+    books: Books, ledger: Ledger, run: int, bar_of: Callable[[date], Bar | None], controls: Mapping[date, Control]
+) -> Signal | None:
+    """Push an account's recorded sessions through its books and compare; return the signal that waits for its bar.
+
+    bar_of: the bar of a session as the account knew it.   controls: by the session that took them up.
+    Raises ReplayError that names the first row that differs.
+    """
+    equity = {row["session"]: row for row in ledger.equity(run)}
+    fills: dict[str, list[dict[str, Any]]] = {}
+    for row in ledger.fills(run):
+        fills.setdefault(row["session"], []).append(row)
+    ended: list[OrderRecord] = []
+    waiting: Signal | None = None
+    for signal in ledger.signals(run):
+        key = signal.session.isoformat()
+        if key not in equity:
+            waiting = signal
+            continue
+        closed = books.close(signal, bar_of(signal.session), controls.get(signal.session, Control()))
+        ended += closed.record.orders
+        _compare_equity(run, equity[key], closed)
+        _compare_fills(run, key, fills.pop(key, []), closed.record)
+    if fills:
+        raise _difference(run, f"fills {min(fills)}", f"{len(fills[min(fills)])} rows", "none")
+    still_open = books.last.record.open if books.last else ()
+    _compare_orders(run, ledger.orders(run), [*ended, *still_open])
+    return waiting
+
+
+def _compare_equity(run: int, row: Mapping[str, Any], closed: Closed) -> None:
+    record = closed.record
+    names = ("equity", "cash", "position", "exposure", "commission", "slippage", "borrow", "interest")
+    made: dict[str, float] = {name: float(getattr(record, name)) for name in names}
+    made["always_buy_equity"] = float(closed.always_buy)
+    for name, value in made.items():
+        if row[name] != value:
+            raise _difference(run, f"equity {row['session']} {name}", row[name], value)
+
+
+def _compare_fills(run: int, session: str, rows: Sequence[Mapping[str, Any]], record: SessionRecord) -> None:
+    names = ("symbol", "size", "price", "reference_price", "commission", "slippage_cost")
+    held = sorted((row["ref"], *(row[name] for name in names)) for row in rows)
+    made = sorted((fill.order_ref, *(_plain(getattr(fill, name)) for name in names)) for fill in record.fills)
+    if held != made:
+        raise _difference(run, f"fills {session}", held, made)
+
+
+def _compare_orders(run: int, rows: Sequence[Mapping[str, Any]], made: Sequence[OrderRecord]) -> None:
+    names = ("session", "ref", "symbol", "size", "status", "reason")
+    held = {row["ref"]: tuple(row[name] for name in names) for row in rows}
+    again = {o.ref: (o.session.isoformat(), o.ref, o.symbol, _plain(o.size), o.status, o.reason) for o in made}
+    for ref in sorted(held.keys() | again.keys()):
+        if held.get(ref) != again.get(ref):
+            raise _difference(run, f"order {ref}", held.get(ref), again.get(ref))
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else value
+
+
+def _difference(run: int, where: str, held: object, made: object) -> ReplayError:
+    return ReplayError(
+        "the account's record is not what its signals and bars give",
+        where=f"run {run} {where}",
+        got=made,
+        expected=f"{held}, as recorded",
+        do="look for a changed version, strategy or store; the account is left as it is",
+    )

@@ -1,0 +1,179 @@
+"""Wire a paper account: from its name to a service that can be started, as ``trader.engine`` wires a backtest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from typing import Any
+
+from trader.account import Account, Accounts
+from trader.broker import Trading
+from trader.clock import Calendar, Clock, SimulatedClock, WallClock
+from trader.config import Config
+from trader.engine import account_costs
+from trader.errors import ConfigError, NoData
+from trader.lease import Lease
+from trader.ledger import Ledger
+from trader.outcome import Home
+from trader.paper import Outside, Service, Source, Told, check_tradable, first_session
+from trader.parts import Readers, model_spec, stock, strategy_of
+from trader.recording import code_version
+from trader.replay import Books
+from trader.scheduler import Scheduler
+from trader.store import MarketStore
+from trader.stored_signals import StoredSignals
+
+LOCKED_SECONDS = 120.0  # how long a transaction waits for another program that writes
+
+
+def silent(event: str, **facts: object) -> None:
+    """Log nothing."""
+
+
+def nobody(kind: str, session: date, text: str) -> None:
+    """Tell nobody."""
+
+
+def never_stale(at: datetime) -> str:
+    """Trust what the store holds, as a replay of the past does."""
+    return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What is around a service: its clock, whom it tells, where it logs, which feeds it distrusts, what it reads with.
+
+    patient: wait for a model in training instead of coming back later.   readers: None takes what the config names.
+    """
+
+    clock: Clock
+    log: Callable[..., None] = silent
+    tell: Callable[[Ledger, Account], Told] = lambda ledger, account: nobody
+    stale: Callable[[datetime], str] = never_stale
+    patient: bool = False
+    readers: Readers | None = None
+
+
+def open_account(
+    home: Home, name: str, config: Config, clock: Clock, *, first: date | None = None, signals_run: str | None = None
+) -> Account:
+    """Open an account in the home's ledger; nothing is decided yet.
+
+    first: the first session that it decides, by default the first whose decision is still to come.
+    signals_run: number of the run (or latest) whose stored signals it trades, instead of a model of its own.
+    Raises ConfigError for a name, part or execution that cannot be, NoData for a run or a market that is not there.
+    """
+    check_tradable(config.run.execution)
+    strategy_of(config)
+    home.make()
+    calendar = Calendar(config.inputs.decide_minutes)
+    start = first_session(calendar, clock.now()) if first is None else first
+    if not calendar.is_session(start):
+        start = calendar.sessions(start, date(start.year + 1, start.month, 1))[0]
+    with MarketStore.open(home.store) as store:
+        stock(store, config.run.market, config.run.news)
+        if config.run.market not in store.symbols():
+            do = "import or download its prices first: python -m trader prices --help"
+            raise NoData("no bars of this market", got=config.run.market, do=do)
+    with Ledger.open(home.ledger, synchronous="FULL", clock=clock) as ledger:
+        run = None
+        if signals_run is not None:
+            run = ledger.resolve(signals_run)
+            facts = ledger.run_facts(run)
+            if facts["market"] != config.run.market:
+                raise ConfigError(
+                    "the run's signals are of another market", got=facts["market"], expected=config.run.market
+                )
+            config = replace(config, run=replace(config.run, model=facts["model"], news=facts["news"]))
+        else:
+            model_spec(config, config.run.model, "")
+        return Accounts(ledger, clock).open(name, config, start, signals_run=run, code_version=code_version())
+
+
+@contextmanager
+def running(home: Home, name: str, world: World) -> Iterator[Service]:
+    """Open everything that an account needs, start its service, and end it in order whatever happens inside.
+
+    Raises what ``Service.start`` raises, NoData for an account that is not there.
+    """
+    clock = world.clock
+    with (
+        Ledger.open(home.ledger, synchronous="FULL", clock=clock, wait_seconds=LOCKED_SECONDS) as ledger,
+        MarketStore.open(home.store, clock=clock) as store,
+    ):
+        accounts = Accounts(ledger, clock)
+        account = accounts.get(name)
+        config = account.config
+        news = stock(store, config.run.market, config.run.news)
+        calendar = Calendar(config.inputs.decide_minutes)
+        scheduler = Scheduler(
+            store,
+            calendar,
+            symbol=config.run.market,
+            news=news,
+            spec=config.walkforward,
+            max_silence=config.risk.max_news_silence,
+        )
+        service = Service(
+            account,
+            ledger,
+            accounts,
+            scheduler,
+            calendar,
+            _books(config),
+            _source(home, account, ledger, scheduler, calendar, world),
+            Lease(ledger, account.run, name, WallClock()),
+            Outside(clock, world.stale, world.tell(ledger, account), world.log),
+            patient=world.patient,
+        )
+        service.start()
+        try:
+            yield service
+        finally:
+            service.stop()
+
+
+def replay(home: Home, name: str, first: date | None, last: date, world_of: Callable[[Clock], World]) -> int:
+    """Run an account's service through the sessions up to ``last`` on a simulated clock; return how many it decided.
+
+    first: of an account that has decided nothing yet, the session to begin with. An account goes on where it stands.
+    """
+    with Ledger.open(home.ledger, synchronous="FULL") as ledger:
+        accounts = Accounts(ledger, WallClock())
+        account = accounts.begin_at(accounts.get(name), first)
+        done = accounts.last_decided(account)
+    calendar = Calendar(account.config.inputs.decide_minutes)
+    start = account.first_session if done is None else calendar.session(calendar.index(done) + 1)
+    sessions = calendar.sessions(start, last) if start <= last else []
+    if not sessions:
+        return 0
+    clock = SimulatedClock(calendar.decide_at(sessions[0]))
+    decided = 0
+    with running(home, name, world_of(clock)) as service:
+        for session in sessions:
+            clock.set(calendar.decide_at(session))
+            decided += service.run_due()
+    return decided
+
+
+def _books(config: Config) -> Books:
+    from strategies.long_short import LongShort
+
+    kind, params = strategy_of(config)
+    how: dict[str, Any] = {
+        "costs": account_costs(config),
+        "execution": config.run.execution,
+        "stale_open": config.costs.stale_open,
+    }
+    symbol = config.run.market
+    return Books(Trading(symbol, kind, params, risk=config.risk.limits(), **how), Trading(symbol, LongShort, {}, **how))
+
+
+def _source(
+    home: Home, account: Account, ledger: Ledger, scheduler: Scheduler, calendar: Calendar, world: World
+) -> Source:
+    if account.signals_run is not None:
+        return StoredSignals(ledger.signals(account.signals_run), account.signals_run)
+    raise NotImplementedError

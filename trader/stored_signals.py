@@ -1,0 +1,58 @@
+"""A run's stored signals as an account's source: no model, no language model, nothing to train."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, datetime
+
+from trader.errors import ConfigError
+from trader.events import DecisionDue, Event, Signal
+from trader.host import Fact
+
+
+class StoredSignals:
+    """Trade what another run forecast; a session that it has not is abstained from (``trader.paper.Source``).
+
+    signals: the run's, oldest first, of one symbol.   run: its number, for the reasons given.
+    """
+
+    def __init__(self, signals: Sequence[Signal], run: int) -> None:
+        self._of, self._run = {signal.session: signal for signal in signals}, run
+        self._newest = signals[-1] if signals else None
+
+    def start(self, upto: date | None) -> None:
+        """Nothing has to be got ready."""
+
+    def on(self, event: Event) -> None:
+        """Nothing is learned."""
+
+    def pending(self) -> str:
+        """Nothing is ever waited for."""
+        return ""
+
+    def wait(self, until: datetime) -> None:
+        """Nothing is ever waited for."""
+
+    def decide(self, event: DecisionDue) -> tuple[Signal | None, float | None]:
+        """Return the stored signal; one that abstains where the event says why, or where the run has none."""
+        stored = self._of.get(event.session)
+        if stored is not None and not event.missing:
+            return stored, 0.0
+        model = stored or self._newest
+        if model is None or (stored is None and event.session < min(self._of)):
+            return None, None
+        reason = event.missing or f"run {self._run} has no signal of this session"
+        nothing = replace(model, session=event.session, p_up=None, side=0, reason=reason)
+        return replace(nothing, news_count=0, effective_news=0.0, top=()), None
+
+    def use(self, model_id: str) -> None:
+        """Refuse: stored signals have no models to choose from."""
+        raise ConfigError("an account of stored signals has no model to promote", got=model_id)
+
+    def facts(self) -> list[Fact]:
+        """Nothing happens here."""
+        return []
+
+    def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,94 @@
+"""Wake a running service: at every decision that comes due, every few seconds in between, and at once by a signal.
+
+APScheduler only rings. It keeps no store and no list of what is due: a ring that is lost, doubled or late changes nothing,
+for the service asks the calendar and the ledger each time. Everything is done in the thread that called ``serve``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timezone
+import signal
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from trader.errors import SourceError, TimeError
+from trader.paper import Service
+
+TICK_SECONDS = 20
+
+
+class Bell:
+    """Rings until somebody says stop: ``wait`` returns at each ring, and says whether to go on."""
+
+    def __init__(self, tick_seconds: float = TICK_SECONDS) -> None:
+        from apscheduler.schedulers.background import BackgroundScheduler
+
+        self._ring, self.stopped = Event(), Event()
+        # A ring is never too late to be of use, and many missed ones are one.
+        defaults = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+        self._scheduler: Any = BackgroundScheduler(timezone=timezone.utc, job_defaults=defaults)
+        self._scheduler.add_job(self._ring.set, "interval", seconds=tick_seconds, id="tick")
+
+    def at(self, instant: Any) -> None:
+        """Ring at an instant too; the newest call counts."""
+        self._scheduler.add_job(self._ring.set, "date", run_date=instant, id="due", replace_existing=True)
+
+    def stop(self) -> None:
+        """Let ``wait`` say no from now on; safe to call from a signal handler and from any thread."""
+        self.stopped.set()
+        self._ring.set()
+
+    def wait(self) -> bool:
+        """Wait for the next ring; return whether to go on."""
+        self._ring.wait()
+        self._ring.clear()
+        return not self.stopped.is_set()
+
+    def __enter__(self) -> Bell:
+        self._scheduler.start()
+        self._ring.set()  # whatever came due before is done at once
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scheduler.shutdown(wait=False)
+
+
+def serve(service: Service, bell: Bell, poll: Callable[[], None], log: Callable[..., None]) -> None:
+    """Decide whatever comes due until the bell is stopped; the transaction at hand is finished first.
+
+    poll: asks the feeds that are due, before each look at the calendar. A clock that went backwards and a feed that fails
+    are logged and waited out; everything else that is raised ends the service, for only a new start derives it afresh.
+    """
+    said = ""
+    while bell.wait():
+        try:
+            poll()
+            service.renew()
+            service.run_due(lambda: not bell.stopped.is_set())
+            bell.at(service.next_due())
+            said = ""
+        except (TimeError, SourceError) as error:
+            if str(error) != said:  # once, not every tick
+                log("waiting", why=str(error))
+                said = str(error)
+
+
+@contextmanager
+def ends_on_signals(bell: Bell) -> Iterator[None]:
+    """Let SIGTERM and SIGINT stop the bell instead of the process; a second one does what it always does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        bell.stop()
+        signal.signal(number, before[number])
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
