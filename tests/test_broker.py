@@ -20,7 +20,7 @@ import pytest
 from strategies.base import bt
 from strategies.long_short import LongShort
 from strategies.threshold import Threshold
-from trader.broker import Costs, SessionRecord, TradeSummary, always_buy, bare_seconds, load_class, trade
+from trader.broker import Costs, RiskLimits, SessionRecord, TradeSummary, always_buy, bare_seconds, load_class, trade
 from trader.errors import BadBar, ConfigError, NoData, OrderError, TimeError, TraderError
 from trader.events import Bar, Signal
 
@@ -312,7 +312,7 @@ def test_minus_100_percent_sells_100_percent_and_not_200() -> None:
 
 
 def test_a_larger_limit_lets_a_larger_order_through() -> None:
-    found, summary = ask(lambda s: s.order_target_percent(target=3), bars=LEVEL, max_exposure=3)
+    found, summary = ask(lambda s: s.order_target_percent(target=3), bars=LEVEL, risk=RiskLimits(max_gross_exposure=3))
     assert found[-1].exposure == pytest.approx(3) and not summary.cut
 
 
@@ -517,8 +517,8 @@ def test_words_and_parameters_that_are_not_known_are_named() -> None:
         records(bars, [0], execution="open")
     with pytest.raises(ConfigError, match="unknown stale_open"):
         records(bars, [0], stale_open="never")
-    with pytest.raises(ConfigError, match="max_exposure"):
-        records(bars, [0], max_exposure=0)
+    with pytest.raises(ConfigError, match="max_gross_exposure"):
+        records(bars, [0], risk=RiskLimits(max_gross_exposure=0))
     with pytest.raises(ConfigError, match=r"LongShort has no parameter rebalanse.*did you mean rebalance"):
         records(bars, [0], params={"rebalanse": True})
     with pytest.raises(ConfigError, match=r"Threshold.*band must lie in \[0, 0.5\)"):

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # contracts: what flows down the staircase, and what each part promises
     ("trader.errors", "trader.events", "models.base", "strategies.base"),
     # time and settings
-    ("trader.clock", "trader.config", "trader.records"),
+    ("trader.clock", "trader.records", "trader.risk", "trader.config"),
     # sources
     ("feeds.times", "feeds.presets", "feeds.news_text", "feeds.news_tables", "feeds.news_files", "feeds.hub"),
     ("feeds.price_files", "feeds.yahoo", "feeds.wire_facts", "feeds.wire_words", "feeds.wire_market_words"),
@@ -48,6 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "trader.window",
         "trader.walkforward",
+        "trader.account_broker",
         "trader.cerebro",
         "trader.broker",
         "trader.resampling",

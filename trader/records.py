@@ -11,6 +11,33 @@ from trader.errors import ConfigError
 
 Execution = Literal["next_open", "next_close", "close"]
 StaleOpen = Literal["next_close", "open"]
+State = Literal["ACTIVE", "REDUCING", "HALTED"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What the account's owner asked for; it takes effect at a session's decision, after that session's fills.
+
+    halt: no order is accepted any more, and those that wait are cancelled.
+    resume: decide again; the drawdown is measured anew from this equity.
+    flatten: close the position by a market order of the broker's own, cancel what waits, halt.
+    Raises ConfigError where resume stands beside one of the others: whoever merges what was asked knows the order.
+    """
+
+    halt: bool = False
+    resume: bool = False
+    flatten: bool = False
+
+    def __post_init__(self) -> None:
+        if self.resume and (self.halt or self.flatten):
+            raise ConfigError("a control that halts and resumes at once", got=self, do="pass on the later of the two")
+
+    def __bool__(self) -> bool:
+        return self.halt or self.resume or self.flatten
+
+
+NO_CONTROL = Control()
+FLATTEN = "flatten"  # the reason of an order of the broker's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +90,11 @@ class FillRecord:
 class OrderRecord:
     """An order that has come to its end. session: of the decision.   ref: counted from 1 in each run.
 
-    size: units as sent, negative for a sale; 0 where the exposure limit left nothing to send.
-    status: "completed"; "cut" (completed, or dropped, at a smaller size than the strategy wanted); "cancelled" or
-    "expired" (by the strategy's own doing); "open at end" (decided on the last session: it never fills).
-    reason: why it was cut, else empty.
+    size: units as sent, negative for a sale; 0 where a limit left nothing to send; where it was refused, as wanted.
+    status: "completed"; "cut" (completed, or dropped, at a smaller size than the strategy wanted); "refused" (never
+    sent); "cancelled" (by the strategy, or because the account was halted) or "expired"; "open at end" (it waits: at
+    the end of a run for ever).
+    reason: why it was cut, refused or cancelled by a halt; "flatten" for the broker's own; else empty.
     """
 
     session: date
@@ -86,6 +114,8 @@ class SessionRecord:
     exposure: position value / equity.
     commission, slippage, borrow: paid this session, ≥ 0.   interest: earned this session by idle cash.
     orders: those that came to their end in this session, decided now or before.   fills: of this session.
+    open: the orders that wait at the end of this session, oldest first; a run's last record has them in ``orders`` too.
+    state: ACTIVE, REDUCING or HALTED at this session's decision.   state_reason: why it is not ACTIVE, else empty.
     """
 
     session: date
@@ -101,6 +131,9 @@ class SessionRecord:
     interest: float
     orders: tuple[OrderRecord, ...]
     fills: tuple[FillRecord, ...]
+    open: tuple[OrderRecord, ...] = ()
+    state: State = "ACTIVE"
+    state_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +142,8 @@ class TradeSummary:
 
     stale_opens: on how many sessions the open equals the previous close exactly: it was not a price.
     optimistic: whether orders got the very close they were decided on.
-    orders, fills: how many.   cut: the orders cut by the exposure limit, with the reason of each.
+    orders, fills: how many.   cut: the orders cut to a limit, with the reason of each.
+    refused: those refused by a state, an abstention or a limit that cannot be told.
     """
 
     sessions: int
@@ -118,3 +152,4 @@ class TradeSummary:
     orders: int
     fills: int
     cut: tuple[OrderRecord, ...]
+    refused: tuple[OrderRecord, ...] = ()

@@ -1,0 +1,273 @@
+"""backtrader's broker with the holes closed: it fills, charges, and sends only what the limits leave.
+
+Only ``trader.cerebro`` uses this room. A session goes: the bar is revealed, the broker charges what the night cost
+and fills old orders, the owner's control and the limits set the state, the strategy decides, the session is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+import math
+from typing import Any
+
+from strategies.base import FractionalSizes, bt, whole_steps
+from trader.errors import OrderError
+from trader.events import Bar, Signal
+from trader.records import FLATTEN, Control, Costs, Execution, FillRecord, OrderRecord, StaleOpen
+from trader.risk import Guard, RiskLimits, Standing, Verdict
+
+# backtrader's own check compares an order with cash · leverage, and ends it in Margin without a word: with leverage
+# 1 on any gap up, with 2 on a flip from short to long through a gap of a third. Here the margin is ours to mind,
+# at the decision, so its check is set so far out that only an account with nothing left can meet it.
+LEVERAGE = 1000.0
+LARGEST_SIZE = 2**32  # where whole_steps still adds up exactly
+REFUSALS = (bt.Order.Margin, bt.Order.Rejected, bt.Order.Partial)  # partial: one leg of a flip went through
+ENDINGS = {bt.Order.Completed: "completed", bt.Order.Canceled: "cancelled", bt.Order.Expired: "expired"}
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """The session at hand. last: whether the run is known to end with it."""
+
+    bar: Bar
+    signal: Signal
+    control: Control
+    last: bool = False
+
+
+class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
+    """Fill market orders where ``execution`` says, charge every cost, send what state and limits leave.
+
+    next_open: at the next session's open; where that is the previous close to the last digit it is no price, and
+    ``stale_open`` says whether to take it anyhow ("open") or that session's close ("next_close").
+    next_close: at the next session's close.  close: at the close of the decision, dated to that session.
+    Limit and stop orders of a user's strategy fill as backtrader fills them, from the next session on.
+    """
+
+    def __init__(
+        self,
+        costs: Costs,
+        execution: Execution,
+        stale_open: StaleOpen,
+        risk: RiskLimits,
+        symbol: str,
+    ) -> None:
+        super().__init__()
+        self._costs, self._execution, self._stale_open, self._symbol = costs, execution, stale_open, symbol
+        self.guard = Guard(risk, costs.cash, whole_steps)
+        self.today: Today  # set by whoever reveals the bar, before anything here is called
+        self.p.cash = costs.cash
+        self.p.checksubmit = False  # its check at submission knows leverage only; ours stands in _judge
+        self._slip = costs.slippage_bps / 1e4
+        self.set_slippage_perc(self._slip)  # stops and limits: capped by the day's range and the limit
+        self.addcommissioninfo(FractionalSizes(commission=costs.commission_bps / 1e4, leverage=LEVERAGE))
+        self._open: dict[int, OrderRecord] = {}  # by backtrader's ref, which counts through the whole process
+        self._sent = 0
+        self._reference: float | None = None
+        self._day = math.nan
+        self._short_value = self._idle_cash = 0.0
+        self.borrow = self.interest = 0.0
+        self.ended: list[OrderRecord] = []
+        self.fills: list[FillRecord] = []
+
+    @property
+    def started(self) -> bool:
+        """Whether a bar has been seen; before that the strategy is still being built."""
+        return not math.isnan(self._day)
+
+    # Night and fills: called by cerebro before the strategy.
+
+    def next(self) -> None:
+        """Charge the days since the last session, fill the orders that were waiting, then hear the account's owner."""
+        data = self.cerebro.datas[0]
+        if self.started:
+            years = (data.datetime[0] - self._day) / 365.0
+            self.borrow = self._short_value * years * self._costs.borrow_bps_a_year / 1e4
+            self.interest = self._idle_cash * years * self._costs.cash_rate
+            self.cash += self.interest - self.borrow
+        self._day = data.datetime[0]
+        super().next()
+        self._check_solvent()
+        self._set_state()
+
+    def _set_state(self) -> None:
+        """Let control and limits set the state of this decision; halted, no order of before may fill any more."""
+        guard, control = self.guard, self.today.control
+        guard.decide(self._value, control)
+        if guard.state != "HALTED":
+            return
+        for order in list(self.pending):
+            self._open[order.ref] = replace(self._open[order.ref], reason=f"HALTED: {guard.reason}")
+            self.cancel(order)
+        position = self.positions[self.cerebro.datas[0]].size
+        if control.flatten and position:
+            # On its way past every limit: it only closes, and the state that forbids orders is its own.
+            record = self._record(-position, "open at end", FLATTEN)
+            submit = super().sell if position > 0 else super().buy
+            order = submit(self.cerebro.runningstrats[0], self.cerebro.datas[0], abs(position))
+            self._open[order.ref] = record
+
+    def _try_exec(self, order: Any) -> None:
+        self._reference = None
+        super()._try_exec(order)
+
+    def _try_exec_market(self, order: Any, popen: float, phigh: float, plow: float) -> None:
+        data = order.data
+        if data.datetime[0] <= order.created.dt:
+            return
+        no_price = self._stale_open == "next_close" and popen == data.close[-1]
+        self._fill(order, popen if self._execution == "next_open" and not no_price else data.close[0])
+
+    def _try_exec_close(self, order: Any, pclose: float) -> None:
+        if order.data.datetime[0] > order.created.dt:  # backtrader would fill it without slippage
+            self._fill(order, pclose)
+
+    def _fill(self, order: Any, reference: float) -> None:
+        self._reference = reference
+        # Not capped by the day's range, as backtrader's slippage is: on an index the open is often the day's low.
+        self._execute(order, ago=0, price=reference * (1 + self._slip if order.isbuy() else 1 - self._slip))
+
+    def _slip_up(self, pmax: float, price: float, doslip: bool = True, lim: bool = False) -> Any:
+        self._reference = price
+        return super()._slip_up(pmax, price, doslip, lim)
+
+    def _slip_down(self, pmin: float, price: float, doslip: bool = True, lim: bool = False) -> Any:
+        self._reference = price
+        return super()._slip_down(pmin, price, doslip, lim)
+
+    def notify(self, order: Any) -> None:
+        """Write down how an order ended; raise OrderError where backtrader refused it."""
+        status = order.status
+        if status in REFUSALS:
+            raise OrderError(
+                "backtrader refused an order",
+                where=self._where(),
+                got=f"{order.getstatusname()} for {order.size:g} units at an equity of {self._value:,.2f}",
+                do="lower the exposure or the costs",
+            )
+        if status in ENDINGS:
+            record = self._open.pop(order.ref)
+            if status == bt.Order.Completed:
+                self._write_fill(order, record.ref)
+            cut = record.status == "cut" and status == bt.Order.Completed
+            self.ended.append(record if cut else replace(record, status=ENDINGS[status]))
+        super().notify(order)
+
+    def _write_fill(self, order: Any, ref: int) -> None:
+        done = order.executed
+        reference = done.price if self._reference is None else self._reference
+        self.fills.append(
+            FillRecord(
+                session=self._session(),
+                order_ref=ref,
+                symbol=self._symbol,
+                size=done.size,
+                price=done.price,
+                reference_price=reference,
+                commission=done.comm,
+                slippage_cost=abs(done.size) * abs(done.price - reference),
+            )
+        )
+
+    # Decisions: called by the strategy.
+
+    def buy(self, owner: Any, data: Any, size: float, *args: Any, **kwargs: Any) -> Any:
+        """Send what the limits leave of a purchase; return None where that is nothing."""
+        return self._send(super().buy, size, owner, data, args, kwargs)
+
+    def sell(self, owner: Any, data: Any, size: float, *args: Any, **kwargs: Any) -> Any:
+        """Send what the limits leave of a sale; return None where that is nothing."""
+        return self._send(super().sell, -size, owner, data, args, kwargs)
+
+    def _send(self, submit: Callable[..., Any], size: float, owner: Any, data: Any, args: Any, kwargs: Any) -> Any:
+        if not abs(size) <= LARGEST_SIZE:
+            raise OrderError(
+                "an order of no size", where=self._where(), got=size, expected=f"up to {LARGEST_SIZE} units"
+            )
+        if kwargs.get("parent") is not None or not kwargs.get("transmit", True):
+            raise OrderError(
+                "a bracket order",
+                where=self._where(),
+                do="send its orders one by one: a limit may cut the first, and the others would not follow",
+            )
+        size = whole_steps(size)
+        verdict = self._judge(data, size)
+        reason = verdict.reason
+        if not verdict.size and not reason:
+            reason = "nothing left of it: sizes are whole multiples of a millionth of a unit"
+        status = "refused" if verdict.refused else "cut" if reason else "open at end"
+        record = self._record(verdict.size, status, reason)
+        if verdict.refused or not verdict.size:
+            self.ended.append(record)
+            return None
+        # backtrader announces an order from within submit, when it is only accepted; it cannot end there.
+        order = submit(owner, data, abs(verdict.size), *args, **kwargs)
+        self._open[order.ref] = record
+        return order
+
+    def _record(self, size: float, status: str, reason: str) -> OrderRecord:
+        """Return the record of one more order, decided now."""
+        self._sent += 1
+        return OrderRecord(
+            session=self._session(), ref=self._sent, symbol=self._symbol, size=size, status=status, reason=reason
+        )
+
+    def _judge(self, data: Any, size: float) -> Verdict:
+        """Return what abstention, state and limits leave of ``size`` at this close, open orders counted."""
+        signal = self.today.signal
+        if signal.p_up is None:
+            return Verdict(size, signal.reason or "no forecast", refused=True)
+        before, waiting, close = self.positions[data].size, 0.0, data.close[0]
+        for order in self.pending:
+            waiting += abs(order.size) * close
+            if order.exectype == bt.Order.Market or (order.size > 0) == (size > 0):
+                before += order.size
+        traded = sum(abs(fill.size) * fill.price for fill in self.fills)
+        standing = Standing(before=before, close=close, equity=self._value, traded=traded, waiting=waiting)
+        return self.guard.judge(size, standing)
+
+    def get_cash(self) -> float:
+        """Return equity − position value; backtrader's figure has the leverage in it."""
+        return float(self._value - self._valuemktlever)
+
+    getcash = get_cash
+
+    # The session's end: called by the recorder after the strategy.
+
+    def close_session(self) -> None:
+        """Fill market orders at this close where the execution says so, and note what the night will cost."""
+        data = self.cerebro.datas[0]
+        if self._execution == "close":
+            for order in [order for order in self.pending if order.exectype == bt.Order.Market]:
+                self.pending.remove(order)
+                self._fill(order, data.close[0])
+            self._get_value()
+            self._check_solvent()
+        self.guard.close(self._value, sum(abs(fill.size) * fill.price for fill in self.fills))
+        value = self.positions[data].size * data.close[0]
+        self._short_value = max(0.0, -value)
+        self._idle_cash = max(0.0, self._value - abs(value))
+
+    def waiting(self) -> tuple[OrderRecord, ...]:
+        """Return the orders that wait for a next session, oldest first."""
+        return tuple(
+            record if record.status == "open at end" else replace(record, status="open at end")
+            for record in self._open.values()
+        )
+
+    def _check_solvent(self) -> None:
+        if not self._value > 0:
+            raise OrderError(
+                "nothing is left of the account",
+                where=self._where(),
+                got=f"an equity of {self._value:,.2f}",
+                do="use a strategy that keeps its exposure down; backtrader would trade on",
+            )
+
+    def _session(self) -> date:
+        return self.today.bar.session
+
+    def _where(self) -> str:
+        return f"{self._symbol} {self._session()}"
