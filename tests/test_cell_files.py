@@ -19,7 +19,6 @@ from trader.cell_files import export, take_in
 from trader.cells import Cells, ExperimentRow
 from trader.errors import BadFile, NoData
 from trader.experiment_tables import measure
-from trader.outcome import Home
 from trader.store import MarketStore
 
 SMALL = replace(REQUEST, only=("logistic",))
@@ -37,7 +36,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def run(home: Path, target: str) -> ExperimentRow:
-    return experiment.run(config(), Home(home), replace(SMALL, target=target), readers=readers)  # type: ignore[arg-type]
+    return experiment.run(config(), home, replace(SMALL, target=target), readers=readers)  # type: ignore[arg-type]
 
 
 def taken(home: Path, file: Path) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 An account is a run of kind "paper" in the ledger. Its signals, orders, fills and equity are rows like any backtest's,
 and equal a backtest's of the same days given the events that are kept here: what its owner asked for (halt, resume,
-flatten, promote, rollback) and what befell it (late, abstain, kept, fallback). ``trader.paper`` runs accounts,
+flatten, promote, rollback) and what befell it (late, abstain, a model that failed). ``trader.paper`` runs accounts,
 ``trader.lease`` keeps two services from running the same one, ``trader.cli_paper`` talks to their owners.
 """
 
@@ -41,7 +41,8 @@ CREATE TABLE IF NOT EXISTS account_events (
   seq INTEGER NOT NULL,               -- 1, 2, 3 … in the order in which they were written
   session TEXT,                       -- whose decision it belongs to; null = asked for, not taken up yet
   kind TEXT NOT NULL CHECK (kind IN
-    ('halt', 'resume', 'flatten', 'promote', 'rollback', 'late', 'abstain', 'kept', 'fallback', 'adopted', 'refused')),
+    ('halt', 'resume', 'flatten', 'promote', 'rollback', 'late', 'abstain',
+     'adopted', 'refused', 'training failed', 'damaged', 'fallback', 'use')),
   detail TEXT NOT NULL,               -- the reason, or a model id
   at INTEGER NOT NULL,                -- µs UTC, by the account's clock
   PRIMARY KEY (run, seq)
@@ -78,9 +79,8 @@ class Account:
 class AccountEvent:
     """Something from outside. session: the decision that it belongs to, None while a request waits for one.
 
-    kind: one of REQUESTS, or what befell the account: "late" (decided after the next open: no order), "abstain" (no
-    decision, detail says why), "kept" (a model that was due was not there, detail is the one that stays in use),
-    "fallback" (to the CPU), "adopted" and "refused" (a newcomer's verdict).   at: by the account's clock.
+    kind: one of REQUESTS; "late" (decided after the next open: no order), "abstain" (no decision, detail says why);
+    or what happened to its models, see ``trader.records.Fact``.   at: by the clock of whoever wrote it.
     """
 
     seq: int
@@ -285,5 +285,5 @@ def overrides_of(events: Iterable[AccountEvent]) -> Mapping[date, str]:
     return {
         event.session: event.detail
         for event in events
-        if event.kind in ("promote", "rollback", "kept") and event.session is not None
+        if event.kind in ("promote", "rollback", "use") and event.session is not None
     }

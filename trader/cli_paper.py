@@ -104,9 +104,13 @@ def run(options: argparse.Namespace) -> None:
     from trader.wake import Bell, ends_on_signals, serve
     from trader.world import live
 
-    with live(_home(options), options.name, options.log) as world, Bell() as bell, ends_on_signals(bell):
-        with running(_home(options), options.name, world.around()) as service:
-            serve(service, bell, world.poll, world.log)
+    with (
+        live(_home(options), options.name, options.log) as world,
+        Bell() as bell,
+        ends_on_signals(bell),
+        running(_home(options), options.name, world.around()) as service,
+    ):
+        serve(service, bell, world.poll, world.log)
 
 
 def once(options: argparse.Namespace) -> None:
@@ -114,11 +118,13 @@ def once(options: argparse.Namespace) -> None:
     from trader.running import running
     from trader.world import live
 
-    with live(_home(options), options.name, options.log) as world:
-        with running(_home(options), options.name, world.around(patient=True)) as service:
-            world.poll()
-            done = service.run_due()
-            due = service.next_due()
+    with (
+        live(_home(options), options.name, options.log) as world,
+        running(_home(options), options.name, world.around(patient=True)) as service,
+    ):
+        world.poll()
+        done = service.run_due()
+        due = service.next_due()
     print(f"{done} {'decision' if done == 1 else 'decisions'} made; the next is due at {due:%Y-%m-%d %H:%M} UTC")
 
 

@@ -19,10 +19,9 @@ from trader.account import Account, AccountEvent, Accounts, control_of, controls
 from trader.clock import Calendar, Clock
 from trader.errors import ConfigError, TimeError
 from trader.events import Bar, BarClosed, DecisionDue, Event, NewsArrived, RetrainDue, Signal
-from trader.host import Fact
 from trader.lease import Lease
 from trader.ledger import Ledger
-from trader.records import Control
+from trader.records import Control, Fact
 from trader.replay import Books, Closed, rebuild
 from trader.scheduler import Scheduler
 
@@ -30,8 +29,8 @@ from trader.scheduler import Scheduler
 class Source(Protocol):
     """Where an account's signals come from: its own model, or the stored signals of a run."""
 
-    def start(self, upto: date | None) -> None:
-        """Get ready to decide the session after ``upto``, the newest one decided; None where there is none yet."""
+    def start(self, following: date) -> None:
+        """Get ready to decide this session, the next one of the account."""
         ...
 
     def on(self, event: Event) -> None:
@@ -48,6 +47,10 @@ class Source(Protocol):
 
     def decide(self, event: DecisionDue) -> tuple[Signal | None, float | None]:
         """Return the session's signal (None before the first model) and the seconds that it took, None for nothing."""
+        ...
+
+    def late(self, event: DecisionDue) -> tuple[Signal | None, float | None]:
+        """Abstain for the reason that the event gives, without waiting for a model."""
         ...
 
     def use(self, model_id: str) -> None:
@@ -233,7 +236,8 @@ class Service:
                 self._source.on(event)
         [due] = [event for event in events if isinstance(event, DecisionDue)]
         why = self._why_not(due, deadline, model)
-        signal, latency = self._source.decide(replace(due, missing=why[1]))
+        decide = self._source.late if why[0] == "late" else self._source.decide
+        signal, latency = decide(replace(due, missing=why[1]))
         if signal is not None and signal.p_up is None and not why[1]:
             why = "abstain", signal.reason  # the model itself could not
         closed = self._close_waiting(bars)
@@ -245,7 +249,7 @@ class Service:
 
     def _warm_up(self) -> None:
         if not self._warm:
-            self._source.start(self._cursor)
+            self._source.start(self._next())
             self._warm = True
 
     def _why_not(self, event: DecisionDue, deadline: datetime, model: str) -> tuple[str, str]:

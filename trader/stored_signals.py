@@ -8,7 +8,7 @@ from datetime import date, datetime
 
 from trader.errors import ConfigError
 from trader.events import DecisionDue, Event, Signal
-from trader.host import Fact
+from trader.records import Fact
 
 
 class StoredSignals:
@@ -21,7 +21,7 @@ class StoredSignals:
         self._of, self._run = {signal.session: signal for signal in signals}, run
         self._newest = signals[-1] if signals else None
 
-    def start(self, upto: date | None) -> None:
+    def start(self, following: date) -> None:
         """Nothing has to be got ready."""
 
     def on(self, event: Event) -> None:
@@ -45,6 +45,10 @@ class StoredSignals:
         reason = event.missing or f"run {self._run} has no signal of this session"
         nothing = replace(model, session=event.session, p_up=None, side=0, reason=reason)
         return replace(nothing, news_count=0, effective_news=0.0, top=()), None
+
+    def late(self, event: DecisionDue) -> tuple[Signal | None, float | None]:
+        """Abstain for the reason that the event gives."""
+        return self.decide(event)
 
     def use(self, model_id: str) -> None:
         """Refuse: stored signals have no models to choose from."""

@@ -1,7 +1,8 @@
 """Wake a running service: at every decision that comes due, every few seconds in between, and at once by a signal.
 
-APScheduler only rings. It keeps no store and no list of what is due: a ring that is lost, doubled or late changes nothing,
-for the service asks the calendar and the ledger each time. Everything is done in the thread that called ``serve``.
+APScheduler only rings. It keeps no store and no list of what is due: a ring that is lost, doubled or late changes
+nothing, for the service asks the calendar and the ledger each time. Everything is done in the thread that called
+``serve``.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ class Bell:
 def serve(service: Service, bell: Bell, poll: Callable[[], None], log: Callable[..., None]) -> None:
     """Decide whatever comes due until the bell is stopped; the transaction at hand is finished first.
 
-    poll: asks the feeds that are due, before each look at the calendar. A clock that went backwards and a feed that fails
-    are logged and waited out; everything else that is raised ends the service, for only a new start derives it afresh.
+    poll: asks the feeds that are due, before each look at the calendar. A clock that went backwards and a feed that
+    fails are logged and waited out; everything else that is raised ends the service, for only a new start derives it
+    afresh.
     """
     said = ""
     while bell.wait():
