@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models.fitting", "models.finin_network", "models.finin", "models.baselines"),
     ("models.tone", "models.sequences", "models.naf", "models.sentiments", "models.ensemble"),
     ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
+    ("models.joined", "models.same_day_logistic"),
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
     ("strategies.vol_target",),
     # what is kept, seen, executed and measured
@@ -94,7 +95,7 @@ DOORS = {
     "pyarrow": ("feeds.",),
     "pandas": ("feeds.", "trader.metrics", "trader.ledger"),
     "torch": ("models.",),
-    "sklearn": ("models.baselines",),
+    "sklearn": ("models.baselines", "models.same_day_logistic"),
     "xgboost": ("models.baselines",),
     "vaderSentiment": ("models.sentiment",),
     "rich": ("trader.report", "trader.why_report", "trader.experiment_page", "trader.progress", "trader.terminal"),
@@ -186,7 +187,7 @@ def test_models_strategies_and_feeds_know_only_what_they_may() -> None:
 def test_concrete_models_and_strategies_are_named_in_one_place_alone() -> None:
     concrete = {"models.finin", "models.baselines", "models.text", "models.sentiment", "models.embeddings"}
     concrete |= {"models.naf", "models.sentiments", "models.ensemble", "models.fpt", "models.pen", "models.rules"}
-    concrete |= {"models.ridge", "models.chat_scores", "feeds.planted"}
+    concrete |= {"models.ridge", "models.same_day_logistic", "models.chat_scores", "feeds.planted"}
     concrete |= {"strategies.long_only", "strategies.threshold", "strategies.vol_target", "feeds.wire", "feeds.builtin"}
     known_to = {module.name for module in _rooms() if module.package == "trader" and concrete & set(ours(module))}
     assert known_to == {"trader.parts"}
