@@ -64,7 +64,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.methods", "trader.parts"),
     ("trader.engine", "trader.explain"),
     # an experiment: its cells, what they amount to, how it is told
-    ("trader.cells", "trader.cell_work", "trader.experiment_inputs", "trader.experiment_plan", "trader.experiment"),
+    ("trader.cells", "trader.cell_work", "trader.experiment_inputs", "trader.pooling", "trader.experiment_plan"),
+    ("trader.experiment",),
     ("trader.comparison", "trader.claims", "trader.search", "trader.experiment_search"),
     ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
     ("trader.why_report", "trader.pictures"),
