@@ -13,6 +13,7 @@ import pytest
 from models.base import Days, Model
 from models.baselines import Boosting, DayNumbers, Logistic
 from models.fitting import InMemory
+from models.same_day_logistic import SameDayLogistic
 from trader.errors import ModelError
 
 D, TRAIN, VALIDATION = 24, range(4, 204), range(207, 257)
@@ -36,7 +37,7 @@ def made_days(count: int = 320, seed: int = 0, *, counts: Sequence[int] | None =
     )
 
 
-@pytest.fixture(params=[Logistic, Boosting])
+@pytest.fixture(params=[Logistic, Boosting, SameDayLogistic])
 def model(request: pytest.FixtureRequest) -> Model:
     made: Model = request.param(lookback=5)
     return made

@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models.fitting", "models.finin_network", "models.finin", "models.baselines"),
     ("models.tone", "models.sequences", "models.naf", "models.sentiments", "models.ensemble"),
     ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
+    ("models.joined", "models.same_day_logistic"),
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
     ("strategies.vol_target",),
     # what is kept, seen, executed and measured
@@ -64,7 +65,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.methods", "trader.parts"),
     ("trader.engine", "trader.explain"),
     # an experiment: its cells, what they amount to, how it is told
-    ("trader.cells", "trader.cell_work", "trader.experiment_inputs", "trader.experiment_plan", "trader.experiment"),
+    ("trader.cells", "trader.cell_work", "trader.experiment_inputs", "trader.pooling", "trader.experiment_plan"),
+    ("trader.experiment",),
     ("trader.comparison", "trader.claims", "trader.search", "trader.experiment_search"),
     ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
     ("trader.why_report", "trader.pictures"),
@@ -95,7 +97,7 @@ DOORS = {
     "pyarrow": ("feeds.",),
     "pandas": ("feeds.", "trader.metrics", "trader.ledger"),
     "torch": ("models.",),
-    "sklearn": ("models.baselines",),
+    "sklearn": ("models.baselines", "models.same_day_logistic"),
     "xgboost": ("models.baselines",),
     "vaderSentiment": ("models.sentiment",),
     "rich": ("trader.report", "trader.why_report", "trader.experiment_page", "trader.progress", "trader.terminal"),
@@ -187,7 +189,7 @@ def test_models_strategies_and_feeds_know_only_what_they_may() -> None:
 def test_concrete_models_and_strategies_are_named_in_one_place_alone() -> None:
     concrete = {"models.finin", "models.baselines", "models.text", "models.sentiment", "models.embeddings"}
     concrete |= {"models.naf", "models.sentiments", "models.ensemble", "models.fpt", "models.pen", "models.rules"}
-    concrete |= {"models.ridge", "models.chat_scores", "feeds.planted"}
+    concrete |= {"models.ridge", "models.same_day_logistic", "models.chat_scores", "feeds.planted"}
     concrete |= {"strategies.long_only", "strategies.threshold", "strategies.vol_target", "feeds.wire", "feeds.builtin"}
     known_to = {module.name for module in _rooms() if module.package == "trader" and concrete & set(ours(module))}
     assert known_to == {"trader.parts"}

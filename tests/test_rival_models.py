@@ -22,6 +22,7 @@ from models.fitting import InMemory
 from models.fpt import Fpt, FptConfig
 from models.naf import Naf, NafConfig
 from models.pen import Pen, PenConfig
+from models.same_day_logistic import SameDayLogistic
 from models.sentiments import Sentiments, SentimentsConfig
 from trader.errors import ModelError
 
@@ -72,6 +73,7 @@ CASES = [
         lambda: Pen(PenConfig(lookback=3, epochs=10, learning_rate=2e-3)),
         lambda: Pen(PenConfig(lookback=3, dropout=0, learning_rate=3e-3, epochs=60, patience=60, batch_days=4)),
     ),
+    Case("same_day_logistic", lambda: SameDayLogistic(lookback=3), lambda: SameDayLogistic(lookback=3)),
     # Further models: one Case each, here.
 ]
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import partial
 import hashlib
 import json
 from pathlib import Path
@@ -116,7 +117,8 @@ def _state(home: Home, request: Request) -> list[Any]:
 
     What is built in is stored first, so that its first use changes nothing.
     """
-    code = [source_hash(f"trader.{name}") for name in ("methods", "protocol", "experiment", "experiment_plan")]
+    names = ("methods", "protocol", "experiment", "experiment_plan", "pooling")
+    code = [source_hash(f"trader.{name}") for name in names]
     with MarketStore.open(home.store) as store:
         for market in request.markets:
             stock(store, market, request.news)
@@ -219,6 +221,8 @@ class _Run:
     def _lacking(self, row: Method, market: str) -> bool:
         """Tell whether a row cannot be run on a market, and note why."""
         why = row.why_not
+        if row.pooled and len(self.request.markets) < 2:
+            why = "one market alone has no other to be pooled with: name two or more, --market A,B"
         if not why and isinstance(found := self._inputs(row.reading, market), str):
             why = found
         if why:
@@ -304,7 +308,15 @@ class _Run:
         return walking(inputs.window.numbers, inputs.start, inputs.stop, walk_of(self.config))
 
     def _cell(self, row: Method, inputs: Inputs, lookback: int, *place: Any) -> Planned:
-        return plan_cell(self.config, self.request.target, row, inputs, lookback, *place)
+        plan = partial(plan_cell, others=self._others(row, inputs.market) if row.pooled else [])
+        return plan(self.config, self.request.target, row, inputs, lookback, *place)
+
+    def _others(self, row: Method, market: str) -> list[Inputs]:
+        """Return the inputs of the experiment's other markets; ModelError where one cannot be had."""
+        found = [self._inputs(row.reading, other) for other in self.request.markets if other != market]
+        if why := [one for one in found if isinstance(one, str)]:
+            raise ModelError("another market cannot be read", got=why[0])
+        return [one for one in found if isinstance(one, Inputs)]
 
     def _plan(self, jobs: Sequence[Planned]) -> None:
         """Write down how many cells each place of the tables needs, so that a gap is seen as one."""

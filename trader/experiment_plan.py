@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 import hashlib
@@ -14,9 +14,11 @@ from models.base import Days
 from trader.cell_work import Job
 from trader.cells import CellFacts
 from trader.config import Config
+from trader.errors import ModelError
 from trader.experiment_inputs import Inputs
 from trader.methods import Method, Settings
 from trader.parts import model_spec
+from trader.pooling import Part, parts, pooled
 from trader.sources import source_hash
 from trader.training import fold_seed
 from trader.walkforward import Fold
@@ -36,12 +38,13 @@ def own_code() -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A job, and where its days are taken from when it is due."""
+    """A job, and where its days are taken from when it is due; ``added``: other markets' days, laid before them."""
 
     job: Job
     window: Window
     first: int
     stop: int
+    added: Sequence[Part] = ()
 
     @property
     def facts(self) -> CellFacts:
@@ -50,7 +53,8 @@ class Planned:
 
     def days(self) -> Days:
         """Return the days that the job reads, with all their labels: a copy, so made when it is due."""
-        return self.window.learnable(self.first, self.stop)
+        own = self.window.learnable(self.first, self.stop)
+        return pooled(self.added, own) if self.added else own
 
 
 def plan_cell(
@@ -64,20 +68,29 @@ def plan_cell(
     seed: int,
     fold: Fold,
     setting: Settings,
+    others: Sequence[Inputs] = (),
 ) -> Planned:
     """Cut a fold of a market's sessions out for a method, and name the cell by all that shapes it.
 
     protocol: "trial", "windows" or "walkforward".   seed: 0, 1, 2 …, on top of the config's.   setting: wins over the
-    method's own settings, which win over the config's. Raises ConfigError for a setting that the model does not have,
-    ModelError where what it needs is not installed.
+    method's own settings, which win over the config's.   others: the markets that a method with ``pooled`` learns from
+    beside its own, see ``trader.pooling``. Raises ConfigError for a setting that the model does not have, ModelError
+    where what it needs is not installed, or where no other market has a day in the training span.
     """
     options = {**config.model.get(row.model, {}), **row.settings, **setting}
     run = replace(config.run, lookback=lookback, market=inputs.market)
     spec = model_spec(replace(config, run=run, model={row.model: options}), row.model, inputs.texts_id)
     same = target == "same_day"
     need = spec.lookback
-    first = fold.train.start - need + 1 - same
+    added = parts(others, inputs, fold.train, need) if row.pooled else []
+    if row.pooled and not added:
+        where = f"{inputs.market}, split {split}"
+        raise ModelError("no other market has days in the training span", where=where, do="name two: --market A,B")
+    first = fold.train.start if added else fold.train.start - need + 1 - same
     stop = max(fold.use.stop, fold.validation.stop)
+    shift = sum(map(len, added)) - first
+    train = range(need - 1 + same, fold.train.stop + shift)
+    validation, use = (range(part.start + shift, part.stop + shift) for part in (fold.validation, fold.use))
     sessions = [str(day) for day in inputs.window.sessions]
     shape = {
         "model": row.model,
@@ -85,12 +98,14 @@ def plan_cell(
         "code": [spec.code, *own_code()],
         "texts": inputs.texts_id,
         "target": target,
-        "ranges": [[part.start - first, part.stop - first] for part in (fold.train, fold.validation, fold.use)],
+        "ranges": [[part.start, part.stop] for part in (train, validation, use)],
         "seed": config.run.seed + seed,
         "market": inputs.window.description,
         # The first ones shape the first day's features, the last one holds the last label.
         "days": inputs.digests[max(0, first - Window.warm_up - 1) : stop + 1],
     }
+    if added:
+        shape["pooled"] = [source_hash("trader.pooling"), *([len(part), list(part.digests)] for part in added)]
     facts = CellFacts(
         cell=hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode()).hexdigest(),
         method=row.key,
@@ -106,13 +121,10 @@ def plan_cell(
         validation_first=sessions[fold.validation.start],
         validation_last=sessions[fold.validation.stop - 1],
     )
-    train, validation, use = (
-        range(part.start - first, part.stop - first) for part in (fold.train, fold.validation, fold.use)
-    )
     own_seed = fold_seed(config.run.seed + seed, row.model, facts.train_last)
     shown = [sessions[at] for at in fold.use]
     job = Job(facts, spec, need, own_seed, train, validation, use, shown)
-    return Planned(job, inputs.window, first, stop)
+    return Planned(job, inputs.window, first, stop, added)
 
 
 def place_of(cell: Mapping[str, Any]) -> str:

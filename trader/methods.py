@@ -61,6 +61,7 @@ class Method:
     settings: fixed.   space: what is chosen on validation, key → values.   seeds: how many, 0 as many as FININ.
     lookbacks: of those asked for, only these; None for all.   why_not: why it cannot be run at all, or "".
     follows: key of the row whose chosen setting it takes, where that row is run too; else it chooses its own.
+    pooled: learns from the training days of all the experiment's markets.   ahead: asked for the next day alone.
     """
 
     key: str
@@ -75,6 +76,8 @@ class Method:
     lookbacks: tuple[int, ...] | None = None
     why_not: str = ""
     follows: str = ""
+    pooled: bool = False
+    ahead: bool = False
 
 
 def methods(config: Config, tables: Sequence[int], target: str, only: Sequence[str] = ()) -> list[Method]:
@@ -85,6 +88,7 @@ def methods(config: Config, tables: Sequence[int], target: str, only: Sequence[s
     found = [*_table_2(config), *_table_1(config), *_table_3(config)]
     chosen = [one for one in found if set(one.tables) & set(tables)]
     if target == "same_day":
+        chosen = [one for one in chosen if not one.ahead]
         chosen.insert(1, Method(key="ridge", title="Ridge, 40 components", model="ridge", tables=()))
     known = [one.key for one in chosen]
     if strange := [key for key in only if key not in known]:
@@ -130,7 +134,18 @@ def _table_2(config: Config) -> list[Method]:
             lookbacks=few,
             same_as="",
         ),
+        *_shown_beside(few),
     ]
+
+
+def _shown_beside(few: tuple[int, ...]) -> list[Method]:
+    """Return what FININ could gain from more to learn from: the same day's return, other markets' days."""
+    logistic = Method(
+        key="logistic_pretrained", title="Logistic, read the same day first", model="same_day_logistic", tables=(2,)
+    )
+    pretrained = _finin("finin_pretrained", "FININ, read the same day first", (2,), settings={"pretrain_epochs": 3})
+    found = [pretrained, logistic, replace(_finin("finin_pooled", "FININ, markets pooled", (2,)), pooled=True)]
+    return [replace(one, seeds=1, lookbacks=few, same_as="", ahead=True) for one in found]
 
 
 _SPACES: dict[str, Space] = {

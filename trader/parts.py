@@ -39,6 +39,7 @@ MODELS = {  # name → class, and the dataclass of its settings
     "finin": ("models.finin:Finin", "models.finin:FininConfig"),
     "logistic": ("models.baselines:Logistic", ""),
     "boosting": ("models.baselines:Boosting", ""),
+    "same_day_logistic": ("models.same_day_logistic:SameDayLogistic", ""),
     "always_buy": ("models.rules:AlwaysBuy", ""),
     "naf": ("models.naf:Naf", "models.naf:NafConfig"),
     "sentiments": ("models.sentiments:Sentiments", "models.sentiments:SentimentsConfig"),
