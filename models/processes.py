@@ -10,13 +10,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor
 from concurrent.futures import wait as wait_for
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 import multiprocessing
 from multiprocessing.connection import Connection, wait
 import os
 import signal
 from threading import Lock, Thread
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from trader.errors import ModelError
 
@@ -56,6 +56,34 @@ def pool(workers: int, start: Callable[..., None] | None = None, *args: Any) -> 
             raise
         finally:
             executor.shutdown(wait=True, cancel_futures=True)
+
+
+class Background(Generic[R]):
+    """One job in a process of its own, beside everything else; ``close`` it in any case."""
+
+    def __init__(self, function: Callable[..., R], *args: Any) -> None:
+        self._frame = ExitStack()
+        self._future = self._frame.enter_context(pool(1)).submit(function, *args)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the job has ended, at most so long (None: without end); tell whether it has."""
+        return bool(wait_for([self._future], timeout=seconds).done)
+
+    def result(self) -> R:
+        """Wait for what the job returned; raise what it raised, ModelError where its process died."""
+        try:
+            return self._future.result()
+        except BrokenProcessPool as error:
+            raise ModelError("the worker process died", do="look for lack of memory, or for who killed it") from error
+
+    def close(self) -> None:
+        """End the process, in the middle of its job if need be, and wait until it is gone."""
+        with suppress(_Cut), self._frame:
+            raise _Cut
+
+
+class _Cut(BaseException):
+    """Leaves a pool by an exception, which cuts its jobs."""
 
 
 def as_completed(

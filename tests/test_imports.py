@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "models.keytable",
         "models.processes",
+        "models.devices",
         "models.checkpoint",
         "models.embeddings",
         "models.text",
@@ -58,7 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     # what moves the days along
     ("trader.registry", "trader.scheduler", "trader.sources", "trader.training", "trader.spans"),
-    ("trader.forecaster", "trader.protocol"),
+    ("trader.forecaster", "trader.protocol", "trader.adoption", "trader.host"),
     # a run, as it is written and told
     ("trader.outcome", "trader.recording", "trader.report"),
     # where the parts are named, and where they are called

@@ -66,6 +66,26 @@ class WalkForward:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrain:
+    """Which trained model is taken up, and when one is too old; ``trader.adoption`` applies it.
+
+    adopt: "always", or "challenge": the newcomer must not be worse than the model in use by more than ``margin`` nats
+        of log loss on the newest ``challenge`` labelled sessions, which then neither train nor validate.
+    max_age: sessions since the last one that a model saw, beyond which it decides no more; 0 sets no limit.
+    """
+
+    adopt: Literal["always", "challenge"] = "always"
+    margin: float = 0.0
+    challenge: int = 50
+    max_age: int = 0
+
+    @property
+    def kept_back(self) -> int:
+        """Labelled sessions that each fold keeps back for the challenge."""
+        return self.challenge if self.adopt == "challenge" else 0
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """The frozen language model."""
 
@@ -142,6 +162,7 @@ class Config:
     run: Run = field(default_factory=Run)
     inputs: Inputs = field(default_factory=Inputs)
     walkforward: WalkForward = field(default_factory=WalkForward)
+    retrain: Retrain = field(default_factory=Retrain)
     text: Text = field(default_factory=Text)
     sentiment: Sentiment = field(default_factory=Sentiment)
     compute: Compute = field(default_factory=Compute)
@@ -260,6 +281,9 @@ _AT_LEAST: dict[tuple[str, str], float] = {
     ("walkforward", "train"): 20,
     ("walkforward", "validation"): 5,
     ("walkforward", "step"): 1,
+    ("retrain", "margin"): 0,
+    ("retrain", "challenge"): 5,
+    ("retrain", "max_age"): 0,
     ("text", "max_tokens"): 8,
     ("compute", "workers"): 0,
     ("costs", "cash"): 1,
@@ -300,6 +324,7 @@ def _check_ranges(config: Config, where: str) -> None:
             raise ConfigError(
                 "too small", where=f"{where} [{section}] {key}", got=value, expected=f"at least {least:g}"
             )
+    _check_age(config, where)
     if config.walkforward.horizon != 1:
         raise ConfigError(
             "only next-day labels are built so far",
@@ -307,6 +332,15 @@ def _check_ranges(config: Config, where: str) -> None:
             got=config.walkforward.horizon,
             expected=1,
         )
+
+
+def _check_age(config: Config, where: str) -> None:
+    """Refuse an age limit that every model passes before its first decision."""
+    spec, retrain = config.walkforward, config.retrain
+    youngest = spec.purge + (retrain.challenge + spec.horizon if retrain.kept_back else 0)
+    if 0 < retrain.max_age < youngest:
+        expected = f"0, or at least {youngest}: the age of a model at its first decision"
+        raise ConfigError("too small", where=f"{where} [retrain] max_age", got=retrain.max_age, expected=expected)
 
 
 def _as_mapping(part: Any) -> dict[str, Any]:

@@ -17,9 +17,11 @@ import traceback
 from typing import Any
 
 from trader import broker, forecaster, metrics
+from trader.adoption import Adoption, served, stretches
 from trader.config import Config, as_mapping
 from trader.errors import ConfigError, StoreError, TraderError
-from trader.events import BarClosed, DecisionDue, NewsArrived, Signal
+from trader.events import BarClosed, DecisionDue, NewsArrived, RetrainDue, Signal
+from trader.host import ModelHost
 from trader.ledger import Ledger
 from trader.outcome import Forecasts, Home, Outcome, notes
 from trader.parts import (
@@ -37,12 +39,12 @@ from trader.parts import (
 )
 from trader.progress import Stages, Watch, silent
 from trader.recording import SessionWriter, fold_facts, run_facts
-from trader.records import Costs
+from trader.records import Costs, Verdict
 from trader.registry import Registry
 from trader.scheduler import Scheduler
 from trader.spans import Span, find_span, too_little
 from trader.store import MarketStore
-from trader.training import ModelSpec, Trainer
+from trader.training import ModelSpec, TrainedFold, Trainer
 from trader.walkforward import plan
 from trader.window import Window
 
@@ -56,14 +58,18 @@ def backtest(
     watch: Watch = silent,
     daily: bool = False,
     readers: Readers | None = None,
+    overrides: Mapping[date, str] | None = None,
 ) -> Outcome:
     """Run one walk-forward backtest over the sessions first … last and write it into the ledger.
 
     daily: forecast event by event instead of by folds; slower, the same signals.
     readers: what reads the headlines; None takes what the config names.
+    overrides: session → id of a model in the registry that is in use from it on, whatever the rule says, until the
+        next adopted training: the promotions and rollbacks of an account.
     Raises TraderError for anything that a user can mend; the ledger then keeps what was whole.
     """
     home, stages, run = Home(home_folder), Stages(watch), config.run
+    overrides = overrides or {}
     strategy = strategy_of(config)
     check_chats(config)
     home.make()
@@ -79,16 +85,16 @@ def backtest(
             span = find_span(store, calendar, config, news, first, last, spec.lookback)
             scheduler = Scheduler(store, calendar, symbol=run.market, news=news, spec=config.walkforward)
             if daily:
-                made = _forecast_daily(config, home, scheduler, span, window, spec, stages)
+                made = _forecast_daily(config, home, scheduler, span, window, spec, stages, overrides)
             else:
                 missing = _read(scheduler, span, window, stages)
     if not daily:
-        made = _forecast_batched(config, home, span, window, missing, spec, stages)
+        made = _forecast_batched(config, home, span, window, missing, spec, stages, overrides)
     beside = []
     for rival in rivals:
         reads = facts_window(window) if rival.name == FACTS else window
         if reads is not None:
-            beside.append(_forecast_batched(config, home, span, reads, [], rival, stages))
+            beside.append(_forecast_batched(config, home, span, reads, [], rival, stages, {}))
     return _trade(config, home, window, made, beside, strategy, span, last, stages)
 
 
@@ -122,29 +128,56 @@ def _forecast_batched(
     missing: Sequence[DecisionDue],
     spec: ModelSpec,
     stages: Stages,
+    overrides: Mapping[date, str],
 ) -> Forecasts:
-    """Train every fold that the registry lacks, side by side, and forecast fold by fold."""
-    symbol, warm_up = config.run.market, Window.warm_up + spec.lookback - 1
-    folds = plan(window.numbers, window.position(span.first), warm_up, config.walkforward)
-    if not folds:
+    """Train every fold that the registry lacks, side by side, adopt one after the other, and forecast fold by fold."""
+    symbol, warm_up, first_use = config.run.market, Window.warm_up + spec.lookback - 1, window.position(span.first)
+    retrain, lookback = config.retrain, spec.lookback
+    folds = plan(window.numbers, first_use, warm_up, config.walkforward, kept=retrain.kept_back, idle=True)
+    if not any(fold.use for fold in folds):
         raise too_little(window, config)
     rival = "" if spec.name == config.run.model else f" {spec.name}"
     trainer = Trainer(window, spec, Registry(home.models), workers=workers_of(config))
     with stages(f"train{rival}") as step:
         trained = trainer.train(folds, lambda done, total: step(done, total, _fold_detail(window, folds, done, total)))
-    first = folds[0].use.start
+    first = next(fold.use.start for fold in folds if fold.use)
     with stages(f"forecast{rival}") as step:
+        adoption = Adoption(
+            window,
+            trainer.load,
+            config.walkforward,
+            retrain,
+            symbol=symbol,
+            lookback=lookback,
+            overrides=overrides,
+        )
+        for one in trained:
+            adoption.take(one)
         signals = forecaster.batched(
             window,
-            trainer,
-            trained,
+            stretches(window, trained, adoption.in_use),
+            trainer.load,
             symbol=symbol,
-            lookback=spec.lookback,
+            lookback=lookback,
+            max_age=retrain.max_age,
             check_all=":" in spec.name,
             progress=lambda done, total: step(done, total, str(window.sessions[first + done - 1])),
         )
-    whole = forecaster.with_abstentions(signals, missing, trained, window.calendar, symbol)
-    return Forecasts(spec.name, _from_first_decision(whole, span.first), trained)
+    whole = forecaster.with_abstentions(signals, missing, adoption.in_use.at, symbol)
+    return _forecasts(spec, whole, span, window, trained, adoption.verdicts)
+
+
+def _forecasts(
+    spec: ModelSpec,
+    signals: Sequence[Signal],
+    span: Span,
+    window: Window,
+    trained: Sequence[TrainedFold],
+    verdicts: Sequence[Verdict],
+) -> Forecasts:
+    used = served(trained, verdicts, window.position(span.first), len(window))
+    numbers, folds = [number for number, _ in used], [one for _, one in used]
+    return Forecasts(spec.name, _from_first_decision(signals, span.first), folds, numbers, verdicts)
 
 
 def _fold_detail(window: Window, folds: Sequence[Any], done: int, total: int) -> str:
@@ -153,28 +186,43 @@ def _fold_detail(window: Window, folds: Sequence[Any], done: int, total: int) ->
 
 
 def _forecast_daily(
-    config: Config, home: Home, scheduler: Scheduler, span: Span, window: Window, spec: ModelSpec, stages: Stages
+    config: Config,
+    home: Home,
+    scheduler: Scheduler,
+    span: Span,
+    window: Window,
+    spec: ModelSpec,
+    stages: Stages,
+    overrides: Mapping[date, str],
 ) -> Forecasts:
     """Go through the events one by one, training when it is due and forecasting at each decision."""
     trainer = Trainer(window, spec, Registry(home.models), workers=1)
-    daily = forecaster.DailyForecaster(
-        window, trainer, config.walkforward, symbol=config.run.market, lookback=spec.lookback, first=span.first
-    )
     signals: list[Signal] = []
     days = (span.last - span.pump).days + 1
-    with stages("day by day") as step:
+    with (
+        stages("day by day") as step,
+        ModelHost(
+            window,
+            trainer,
+            config.walkforward,
+            config.retrain,
+            symbol=config.run.market,
+            lookback=spec.lookback,
+            first=span.first,
+            overrides=overrides,
+            service=False,
+        ) as host,
+    ):
         for event in scheduler.events(span.pump, span.last):
-            signal = daily.on(event)
-            if signal is not None:
-                signals.append(signal)
-            step((event.session - span.pump).days + 1, days, f"{event.session}, model {len(daily.trained)}")
+            if isinstance(event, RetrainDue) and event.session == span.last:
+                continue  # its model would decide nothing of this run
+            decision = host.on(event)
+            if decision is not None:
+                signals.append(decision.signal)
+            step((event.session - span.pump).days + 1, days, f"{event.session}, model {len(host.trained)}")
     if not signals:
         raise too_little(window, config)
-    used = [
-        replace(one, fold=replace(one.fold, use=range(one.fold.use.start, stop)))
-        for one, stop in zip(daily.trained, [*(t.fold.use.start for t in daily.trained[1:]), len(window)], strict=True)
-    ]
-    return Forecasts(spec.name, _from_first_decision(signals, span.first), [one for one in used if one.fold.use])
+    return _forecasts(spec, signals, span, window, host.trained, host.verdicts)
 
 
 def _from_first_decision(signals: Sequence[Signal], first: date) -> list[Signal]:
@@ -209,7 +257,9 @@ def _trade(
             ledger, run, made.signals, dict(zip((bar.session for bar in bars), always_buy, strict=True))
         )
         try:
-            ledger.add_folds(run, [fold_facts(window, at, one) for at, one in enumerate(made.folds, start=1)])
+            numbered = zip(made.numbers, made.folds, strict=True)
+            ledger.add_folds(run, [fold_facts(window, number, one) for number, one in numbered])
+            ledger.add_verdicts(run, made.verdicts)
             with stages("broker"):
                 trading = broker.trade(bars, tradable, strategy[0], strategy[1], *how, on_session=writer)
                 stages.seconds["broker"] = -writer.seconds  # what the ledger took in between is not the broker's

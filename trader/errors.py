@@ -11,6 +11,7 @@
     ├── SourceError      a foreign source (Yahoo, the hub) failed
     ├── ReplayError      an account whose recorded rows are not what its signals and bars give
     ├── ModelError       weights that are missing, damaged or not the ones expected
+    │   └── DeviceLost   the GPU is not there, or its memory is full
     └── OrderError       an order that the broker had to refuse
 
 An error takes facts and writes one sentence: what, where, what was got, what was expected, what to do.
@@ -53,6 +54,16 @@ class TraderError(Exception):
         return " ".join(f"{place}{self.what}{middle}{advice}".split())
 
 
+def in_a_line(error: BaseException) -> str:
+    """Return any error as one line; one that is not ours by its kind, too.
+
+    >>> in_a_line(ValueError("two\\nlines")), in_a_line(TraderError("one of ours"))
+    ('ValueError: two lines', 'one of ours')
+    """
+    kind = "" if isinstance(error, TraderError) else f"{type(error).__name__}: "
+    return " ".join(f"{kind}{error}".split())
+
+
 class ConfigError(TraderError):
     """A key, value or command-line word that cannot be used."""
 
@@ -91,6 +102,10 @@ class SourceError(TraderError):
 
 class ModelError(TraderError):
     """Model weights that are missing, damaged or not the ones expected."""
+
+
+class DeviceLost(ModelError):
+    """The device that a model is to work on is not there, or has no memory left."""
 
 
 class OrderError(TraderError):

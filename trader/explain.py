@@ -30,7 +30,7 @@ from trader.events import BarClosed, NewsArrived, Signal
 from trader.ledger import Ledger
 from trader.outcome import Home
 from trader.parts import Readers, model_spec, readers_of, stock, window_of
-from trader.registry import Registry
+from trader.registry import Registry, weights_id
 from trader.scheduler import Scheduler
 from trader.store import MarketStore
 from trader.training import ModelSpec, code_hash
@@ -197,10 +197,10 @@ def _again(home: Home, signal: Signal, facts: dict[str, Any], given: Readers | N
     """Make the forecast again from the run's row of the ledger."""
     config = from_mapping(json.loads(facts["config"]), f"run {facts['id']}")
     registry = Registry(home.models)
-    manifest = registry.manifest(signal.model_id)
+    manifest = registry.manifest(weights_id(signal.model_id))
     readers = given or readers_of(config, home)
     spec = _spec(config, manifest, readers.texts_id)
-    model = _model(registry, spec, signal.model_id)
+    model = _model(registry, spec, weights_id(signal.model_id))
     first = date.fromisoformat(facts["first_session"])
     window, days = _days(home, config, readers, spec.lookback, first, signal.session)
     last = spec.lookback - 1

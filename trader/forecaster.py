@@ -1,4 +1,4 @@
-"""Turn models and the window into signals: for whole folds at once, or day by day as events come. Same bits.
+"""Turn models and the window into signals: for whole folds at once, or for one day (trader.host). Same bits.
 
 Signals never depend on positions, so both ways are the same function of the same rows; the models promise that a
 decision's bits depend on its own lookback days alone.
@@ -6,128 +6,104 @@ decision's bits depend on its own lookback days alone.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import Model, Prediction
+from models.base import Prediction
 from trader.clock import Calendar
-from trader.config import WalkForward
 from trader.errors import ModelError
-from trader.events import DecisionDue, Event, RetrainDue, Signal
-from trader.training import TrainedFold, Trainer
-from trader.walkforward import fold_at
+from trader.events import DecisionDue, Signal
+from trader.training import Loaded
 from trader.window import Window
 
 TOP_HEADLINES = 10
 SAME = 1e-6  # a probability; our own models agree to the last bit, a user's may round by the batch
 
 
+class Stretch(NamedTuple):
+    """Decisions at the positions ``use``, made with one model."""
+
+    model_id: str
+    use: range
+
+
 def batched(
     window: Window,
-    trainer: Trainer,
-    folds: Sequence[TrainedFold],
+    stretches: Sequence[Stretch],
+    load: Callable[[str], Loaded],
     *,
     symbol: str,
     lookback: int,
+    max_age: int = 0,
     check_all: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Signal]:
-    """Return the signals of all decisions of the folds, oldest first; one model is loaded at a time.
+    """Return the signals of all decisions of the stretches, oldest first; one model is loaded at a time.
 
-    check_all: make every decision a second time from its own lookback days alone, not only two of each fold; for
+    load: gives a model by its id.   max_age: see ``too_old``.
+    check_all: make every decision a second time from its own lookback days alone, not only two of each stretch; for
         models that are not ours. Raises ModelError where one differs: it read days that it could not know.
     progress: called with (decisions done, all decisions).
     """
     signals: list[Signal] = []
-    total = sum(len(trained.fold.use) for trained in folds)
-    for trained in folds:
-        model = trainer.model(trained)
-        signals += _forecast(window, model, trained.model_id, trained.fold.use, symbol, lookback, check_all)
+    total = sum(len(stretch.use) for stretch in stretches)
+    for model_id, use in stretches:
+        loaded = load(model_id)
+        reasons = [too_old(window.calendar, loaded, window.sessions[at], max_age) for at in use]
+        young = range(use.start, use.start + reasons.count(""))  # a model does not grow younger
+        if young:
+            signals += forecast(window, loaded, young, symbol, lookback, check_all)
+        for at, reason in zip(use[len(young) :], reasons[len(young) :], strict=True):
+            signals.append(abstain(window.sessions[at], symbol, model_id, reason))
         if progress:
             progress(len(signals), total)
     return signals
 
 
-class DailyForecaster:
-    """Forecasts day by day: feed it the scheduler's events, take a signal at each DecisionDue.
+def too_old(calendar: Calendar, loaded: Loaded, session: date, max_age: int) -> str:
+    """Return why a model may not decide a session any more, "" where it may.
 
-    Before the first fold is full there is no signal. A session without its bar gets a signal that abstains.
-    first: the first session that is to have a signal; models that would be replaced before it are not trained.
+    max_age: sessions of the exchange since the last one that it saw; 0 sets no limit.
     """
-
-    def __init__(
-        self, window: Window, trainer: Trainer, spec: WalkForward, *, symbol: str, lookback: int, first: date
-    ) -> None:
-        self._window, self._trainer, self._spec = window, trainer, spec
-        self._symbol, self._lookback, self._first = symbol, lookback, first
-        self._model: tuple[str, Model] | None = None
-        self.trained: list[TrainedFold] = []
-
-    def on(self, event: Event) -> Signal | None:
-        """Take one event; return the session's signal if it is a decision and there is a model."""
-        if isinstance(event, RetrainDue):
-            self._retrain(event)
-        elif isinstance(event, DecisionDue):
-            return self._decide(event)
-        else:
-            self._window.update(event)
-        return None
-
-    def _decide(self, event: DecisionDue) -> Signal | None:
-        if self._model is None or event.session < self._first:
-            return None
-        model_id, model = self._model
-        if event.missing:
-            return abstain(event, self._symbol, model_id)
-        last = len(self._window) - 1
-        return _forecast(self._window, model, model_id, range(last, last + 1), self._symbol, self._lookback)[0]
-
-    def _retrain(self, event: RetrainDue) -> None:
-        number = self._window.calendar.index(event.session)
-        if self._window.calendar.session(number + self._spec.step) < self._first:
-            return
-        warm_up = self._window.warm_up + self._lookback - 1
-        fold = fold_at(number, len(self._window), warm_up, self._spec)
-        if fold is not None:
-            [trained] = self._trainer.train([fold])
-            self._model = trained.model_id, self._trainer.model(trained)
-            self.trained.append(trained)
+    age = calendar.index(session) - calendar.index(loaded.last_seen)
+    if not max_age or age <= max_age:
+        return ""
+    return f"model {loaded.model_id} last saw a session {age} sessions ago, more than max_age {max_age}"
 
 
-def abstain(event: DecisionDue, symbol: str, model_id: str) -> Signal:
+def abstain(session: date, symbol: str, model_id: str, reason: str) -> Signal:
     """Return the signal of a session without a decision; the position stays as it is."""
-    return Signal(session=event.session, symbol=symbol, p_up=None, side=0, model_id=model_id, reason=event.missing)
+    return Signal(session=session, symbol=symbol, p_up=None, side=0, model_id=model_id, reason=reason)
 
 
 def with_abstentions(
-    signals: Sequence[Signal],
-    missing: Iterable[DecisionDue],
-    folds: Sequence[TrainedFold],
-    calendar: Calendar,
-    symbol: str,
+    signals: Sequence[Signal], missing: Iterable[DecisionDue], in_use: Callable[[date], str | None], symbol: str
 ) -> list[Signal]:
     """Add to the signals those of the sessions without a bar, oldest first; each names the model in use that day.
 
     Sessions before the first model get none, as day by day.
     """
-    trained_at = [trained.fold.trained_at for trained in folds]
     added = []
     for event in missing:
-        in_use = bisect_left(trained_at, calendar.index(event.session)) - 1
-        if in_use >= 0:
-            added.append(abstain(event, symbol, folds[in_use].model_id))
+        model_id = in_use(event.session)
+        if model_id is not None:
+            added.append(abstain(event.session, symbol, model_id, event.missing))
     return sorted([*signals, *added], key=lambda signal: signal.session)
 
 
-def _forecast(
-    window: Window, model: Model, model_id: str, use: range, symbol: str, lookback: int, check_all: bool = False
+def forecast(
+    window: Window, loaded: Loaded, use: range, symbol: str, lookback: int, check_all: bool = False
 ) -> list[Signal]:
-    first = use.start - lookback + 1
+    """Return a model's signals at the positions ``use``; ModelError where one is no number, or reads other days.
+
+    check_all: see ``batched``.
+    """
+    model, model_id, first = loaded.model, loaded.model_id, use.start - lookback + 1
     days = window.days(first, use.stop)
     days = replace(days, next_return=np.full(len(days), np.nan))  # nobody who forecasts needs an answer
     at = range(lookback - 1, len(days))

@@ -21,6 +21,7 @@ from trader.clock import Clock, WallClock
 from trader.errors import NoData, TimeError
 from trader.events import Signal, from_us, to_us
 from trader.ledger_schema import FoldFacts, RunFacts, connect, day, immediate, plain, row_of, store_errors
+from trader.records import Verdict
 
 if TYPE_CHECKING:
     import sqlite3
@@ -142,6 +143,13 @@ class Ledger:
         with self.transaction():
             self._db["folds"].insert_all(rows)
 
+    def add_verdicts(self, run: int, verdicts: Iterable[Verdict]) -> None:
+        """Record which trained models were taken up, all or none."""
+        self.resolve(run)
+        rows = [{"run": run, **row_of(verdict)} for verdict in verdicts]
+        with self.transaction():
+            self._db["verdicts"].insert_all(rows)
+
     def write_session(
         self,
         run: int,
@@ -231,6 +239,14 @@ class Ledger:
     def metrics(self, run: int | str) -> list[Row]:
         """Return the figures written for a run: name, of, value, low, high."""
         return self._query('SELECT name, "of", value, low, high FROM metrics WHERE run = ?', self.resolve(run))
+
+    def verdicts(self, run: int | str) -> list[Verdict]:
+        """Return what was said of each training of a run, oldest first; none where the ledger is older than that."""
+        number = self.resolve(run)
+        if not self._query("SELECT 1 FROM sqlite_master WHERE name = 'verdicts'"):
+            return []
+        rows = self._query("SELECT * FROM verdicts WHERE run = ? ORDER BY fold", number)
+        return [_verdict(row) for row in rows]
 
     def equity(self, run: int | str) -> list[Row]:
         """Return the table ``equity`` of a run, oldest first."""
@@ -358,6 +374,11 @@ def _check_order(run: int, session: str, record: SessionRecord, tail: _Tail) -> 
     for fill in record.fills:
         if fill.session != record.session:
             raise TimeError("a fill of another session", where=f"run {run}", got=fill.session, expected=session)
+
+
+def _verdict(row: Row) -> Verdict:
+    values = {key: value for key, value in row.items() if key != "run"}
+    return Verdict(**values | {"session": date.fromisoformat(row["session"]), "adopted": bool(row["adopted"])})
 
 
 def _signal_rows(run: int, session: str, signal: Signal) -> dict[str, list[tuple[object, ...]]]:

@@ -18,6 +18,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from trader.errors import NoData, StoreError, TimeError
+from trader.records import Verdict
 from trader.store_schema import use_wal
 
 if TYPE_CHECKING:
@@ -136,6 +137,24 @@ CREATE TABLE metrics (
 ) STRICT, WITHOUT ROWID;
 """
 
+# Made beside the others when a ledger is opened, so that one from before has it too.
+ADDED = {
+    "verdicts": """
+CREATE TABLE verdicts (
+  run INTEGER NOT NULL REFERENCES runs(id),
+  fold INTEGER NOT NULL,              -- trainings of the run so far, this one included
+  session TEXT NOT NULL,              -- T, at which it was trained; an adopted model decides from the next session on
+  newcomer TEXT NOT NULL,             -- model id
+  incumbent TEXT NOT NULL,            -- model id of the one in use at T, or ''
+  adopted INTEGER NOT NULL CHECK (adopted IN (0, 1)),
+  loss_newcomer REAL,                 -- log loss, nats; null where they were not compared
+  loss_incumbent REAL,
+  sessions INTEGER NOT NULL,          -- on how many sessions they were compared
+  reason TEXT NOT NULL,
+  PRIMARY KEY (run, fold)
+) STRICT, WITHOUT ROWID""",
+}
+
 VIEWS = {
     # One row an order, with what became of it; price and reference price are means over its parts.
     "trades": """
@@ -218,6 +237,8 @@ def connect(path: Path, *, synchronous: str = "NORMAL", read_only: bool = False)
             db.conn.execute("PRAGMA foreign_keys = ON")
             db.conn.execute(f"PRAGMA synchronous = {synchronous}")
             prepare(db, path)
+            if not read_only:
+                _add_missing(db)
         except BaseException:
             db.close()
             raise
@@ -237,6 +258,19 @@ def prepare(db: Database, path: Path | str) -> None:
         for name, sql in VIEWS.items():
             db.create_view(name, sql)
         db.conn.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _add_missing(db: Database) -> None:
+    """Make the tables that a ledger of an earlier code of this version lacks."""
+
+    def lacking() -> list[str]:
+        held = {name for (name,) in db.conn.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return [sql for name, sql in ADDED.items() if name not in held]
+
+    if lacking():
+        with immediate(db.conn):
+            for sql in lacking():  # again: another process may have made them while this one waited
+                db.conn.execute(sql)
 
 
 def _is_ours(db: Database, path: Path | str) -> bool:
@@ -295,7 +329,7 @@ class FoldFacts:
     cached: bool
 
 
-def row_of(facts: RunFacts | FoldFacts) -> dict[str, object]:
+def row_of(facts: RunFacts | FoldFacts | Verdict) -> dict[str, object]:
     """Turn facts into a row by column: dates to ISO text, flags to 0 and 1."""
     values = {column.name: getattr(facts, column.name) for column in fields(facts)}
     for name, value in values.items():

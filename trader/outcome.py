@@ -11,7 +11,7 @@ from trader import metrics
 from trader.config import Config
 from trader.errors import StoreError
 from trader.events import Signal
-from trader.records import TradeSummary
+from trader.records import TradeSummary, Verdict
 from trader.spans import Span
 from trader.training import TrainedFold
 from trader.window import Window
@@ -55,11 +55,17 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Forecasts:
-    """The signals of one model, oldest first, with the folds that they come from."""
+    """The signals of one kind of model, oldest first, with the folds that they come from.
+
+    folds: of the models that were taken up, each used until the next one.   numbers: of each of them, which training
+    of the run it was, from 1.   verdicts: what was said of every training.
+    """
 
     model: str
     signals: Sequence[Signal]
     folds: Sequence[TrainedFold]
+    numbers: Sequence[int]
+    verdicts: Sequence[Verdict]
 
 
 @dataclass(frozen=True, slots=True)

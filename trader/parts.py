@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -60,11 +60,15 @@ STRATEGIES = {
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """What turns headlines into numbers: embeddings with the fingerprint of their language model, and sentiment."""
+    """What turns headlines into numbers: embeddings with the fingerprint of their language model, and sentiment.
+
+    warm_up: loads the language model, which is else loaded when the first text is new; None where there is none.
+    """
 
     texts: TextIndex
     texts_id: str
     scorer: Scorer
+    warm_up: Callable[[], object] | None = None
 
 
 def stock(store: MarketStore, market: str, news: str) -> str:
@@ -146,6 +150,13 @@ def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
     if name == "boosting":
         code += _version_of("xgboost-cpu", "xgboost")
     return ModelSpec(name, partial(kind, **options), options, lookback, texts_id, seed, code)
+
+
+def cpu_spec(config: Config, name: str, texts_id: str) -> ModelSpec | None:
+    """Return what a model falls back to where its GPU is lost: itself for the CPU; None where it runs there anyway."""
+    if config.compute.device == "cpu":
+        return None
+    return model_spec(replace(config, compute=replace(config.compute, device="cpu")), name, texts_id)
 
 
 def rivals_of(config: Config, texts_id: str) -> list[ModelSpec]:
@@ -285,4 +296,5 @@ def readers_of(config: Config, home: Home) -> Readers:
         texts=EmbeddingCache.open(home.cache, encoder, workers=workers),
         texts_id=encoder.fingerprint,
         scorer=ScoreCache.open(home.cache, scorer, workers=workers),
+        warm_up=partial(encoder.encode, ["Stocks close higher"]),
     )

@@ -137,6 +137,43 @@ class SessionRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether a newly trained model was taken up. session: T, when it was trained; what is taken up decides from T+1.
+
+    fold: trainings of the run so far, this one included.   newcomer, incumbent: model ids; "" where none was in use.
+    loss_newcomer, loss_incumbent: log loss in nats over ``sessions`` sessions; None where they were not compared.
+    reason: in one line why.
+    """
+
+    session: date
+    fold: int
+    newcomer: str
+    incumbent: str
+    adopted: bool
+    loss_newcomer: float | None = None
+    loss_incumbent: float | None = None
+    sessions: int = 0
+    reason: str = ""
+
+
+FactKind = Literal["adopted", "refused", "training failed", "damaged", "fallback", "use"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fact:
+    """Something that happened to the models of a running account, for its record.
+
+    "adopted" and "refused" follow from the rule; what does not is one of the others. session: in which it came about;
+    of "use" the first that the model named in ``detail`` decides, whatever the rule says, until the next adoption.
+    A backtest that is given the facts of kind "use" as its overrides decides by the same models.
+    """
+
+    session: date
+    kind: FactKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TradeSummary:
     """What a run has to say of itself.
 

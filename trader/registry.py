@@ -24,6 +24,7 @@ from trader.errors import ModelError
 
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
 UNFINISHED = ".part-"
+FALLEN_BACK = "@"  # between a model's id and the device that it decided on instead of its own
 STALE_S = 24 * 3600  # no model takes as long to write, so its writer was killed
 
 
@@ -58,6 +59,44 @@ class Registry:
             raise ModelError(
                 "the model cannot be written", where=self.folder, got=error.strerror, do="free space or choose --home"
             ) from error
+
+    def sweep(self) -> int:
+        """Remove what killed writers left, whatever its age; return how many. Only where nobody trains now."""
+        left = list(self.folder.glob(f"{UNFINISHED}*"))
+        for one in left:
+            shutil.rmtree(one, ignore_errors=True)
+        return len(left)
+
+    def discard(self, model_id: str) -> None:
+        """Remove a damaged model, so that training it again writes it anew; one that is not there is no error."""
+        aside = self.folder / f"{UNFINISHED}{model_id}"
+        with suppress(FileNotFoundError):
+            (self.folder / model_id).rename(aside)  # at once, so that no half of it is ever seen
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def ids(self) -> list[str]:
+        """Return the ids of all models that have a manifest, by name."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(one.name for one in self.folder.iterdir() if one.name[0] != "." and self.has(one.name))
+
+    def size(self, model_id: str) -> int:
+        """Return the bytes of a model's weights; 0 where they are missing."""
+        path = self.folder / model_id / WEIGHTS
+        return path.stat().st_size if path.is_file() else 0
+
+    def check(self, model_id: str) -> dict[str, Any]:
+        """Return the manifest of a model whose files are whole; raise ModelError where they are not.
+
+        Whole: the weights are those that the manifest names, and it says what the model learned from and how it went.
+        """
+        self.load(model_id)
+        manifest = self.manifest(model_id)
+        for part, key in (("spans", "last_seen"), ("report", "validation_loss")):
+            if key not in (manifest.get(part) or {}):
+                path = self.folder / model_id / MANIFEST
+                raise ModelError(f"the manifest lacks its {part}", where=path, do="delete that folder and run again")
+        return manifest
 
     def _sweep(self, newest: Path) -> None:
         """Remove what killed writers left; the age counts from the folder just made."""
@@ -104,6 +143,15 @@ class Registry:
                 do="delete that folder and run again",
             )
         return dict(load(blob))
+
+
+def weights_id(model_id: str) -> str:
+    """Return the registry's name of the model that a signal names, which may end in the device that it fell back to.
+
+    >>> weights_id("finin-0123@cpu"), weights_id("finin-0123")
+    ('finin-0123', 'finin-0123')
+    """
+    return model_id.partition(FALLEN_BACK)[0]
 
 
 def _write(path: Path, blob: bytes) -> None:

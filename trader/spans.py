@@ -10,6 +10,7 @@ from trader.clock import Calendar
 from trader.config import Config
 from trader.errors import NoData
 from trader.store import MarketStore
+from trader.walkforward import needed
 from trader.window import Window
 
 
@@ -65,21 +66,19 @@ def find_span(
             got=f"{sessions[start]}..{sessions[-1]}",
             do="choose other days or another --news; `python -m trader news list` shows the spans",
         )
-    needed = (
-        spec.train + spec.validation + 2 * spec.purge + spec.step + Window.warm_up + max(lookback, config.run.lookback)
-    )
-    pump = sessions[0] if spec.mode == "expanding" else sessions[max(0, start - needed)]
+    reads = Window.warm_up + max(lookback, config.run.lookback)
+    before = needed(spec, config.retrain.kept_back) + spec.step + reads
+    pump = sessions[0] if spec.mode == "expanding" else sessions[max(0, start - before)]
     return Span(pump, sessions[start], sessions[-1])
 
 
 def too_little(window: Window, config: Config) -> NoData:
     """Return the error of a run whose sessions do not fill a first fold."""
-    spec = config.walkforward
-    needed = spec.train + spec.validation + 2 * spec.purge + Window.warm_up + config.run.lookback
+    least = needed(config.walkforward, config.retrain.kept_back) + Window.warm_up + config.run.lookback
     return NoData(
         "too little history to train a first model",
         where=config.run.market,
         got=f"{len(window)} sessions",
-        expected=f"at least {needed}, and a session to trade",
+        expected=f"at least {least}, and a session to trade",
         do="take a longer span, or lower [walkforward] train and validation",
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from datetime import date
 from functools import lru_cache
 import hashlib
 from importlib import metadata
@@ -18,12 +19,14 @@ import time
 from typing import Any
 
 from models.base import Days, FitReport, Model, ModelFactory
-from models.processes import as_completed
-from trader.errors import ModelError, TraderError
-from trader.registry import Registry
+from models.devices import lost_device
+from models.processes import Background, as_completed
+from trader.errors import DeviceLost, ModelError, TraderError
+from trader.registry import FALLEN_BACK, Registry
 from trader.walkforward import Fold
 from trader.window import Window
 
+CPU = "cpu"
 Fitted = Generator[tuple[str, float], None, None]  # model id, seconds
 
 
@@ -57,6 +60,18 @@ class TrainedFold:
 
 
 @dataclass(frozen=True, slots=True)
+class Loaded:
+    """A trained model, ready to predict. model_id: as signals name it.
+
+    last_seen: the newest session whose close it learned from or stopped on.
+    """
+
+    model_id: str
+    model: Model
+    last_seen: date
+
+
+@dataclass(frozen=True, slots=True)
 class _Job:
     """What one process needs to train one fold, but for its days; their positions count from ``first``."""
 
@@ -71,21 +86,31 @@ class _Job:
 
 
 class Trainer:
-    """Trains folds of one window for one model specification.
+    """Trains folds of one window for one model specification, and loads what was trained.
 
     workers: processes side by side; the results are the same for any number.
+    fallback: the same model for the CPU, where ``spec`` is for a GPU that may be lost.
     """
 
-    def __init__(self, window: Window, spec: ModelSpec, registry: Registry, *, workers: int) -> None:
-        self._window, self._spec, self._registry, self._workers = window, spec, registry, workers
+    def __init__(
+        self,
+        window: Window,
+        spec: ModelSpec,
+        registry: Registry,
+        *,
+        workers: int,
+        fallback: ModelSpec | None = None,
+    ) -> None:
+        self._window, self.spec, self.registry, self._workers = window, spec, registry, workers
+        self.fallback = fallback
 
     def train(self, folds: Sequence[Fold], progress: Callable[[int, int], None] | None = None) -> list[TrainedFold]:
         """Return each fold with its model, in the order given, training those that the registry lacks.
 
         Raises ModelError where a training fails.
         """
-        jobs = [self._job(fold) for fold in folds]
-        due = {job.model_id: job for job in jobs if not self._registry.has(job.model_id)}
+        jobs = [self._job(fold, self.spec) for fold in folds]
+        due = {job.model_id: job for job in jobs if not self.registry.has(job.model_id)}
         seconds: dict[str, float] = {}
         with closing(_fit_all(list(due.values()), self._days, self._workers)) as fitted:
             for done, (model_id, took) in enumerate(fitted, start=1):
@@ -96,28 +121,48 @@ class Trainer:
             self._trained(fold, job.model_id, seconds.get(job.model_id)) for fold, job in zip(folds, jobs, strict=True)
         ]
 
+    def begin(self, fold: Fold, *, fall_back: bool = False) -> Training:
+        """Start to train one fold in a process of its own; one that the registry has is done at once.
+
+        fall_back: train the model for the CPU in place of the other.
+        """
+        spec = self.fallback if fall_back and self.fallback else self.spec
+        job = self._job(fold, spec)
+        there = self.registry.has(job.model_id)
+        running = None if there else Background(_fit, job, self._days(job))
+        return Training(fold, job.model_id, running, self._trained)
+
     def model(self, trained: TrainedFold) -> Model:
         """Return the fold's model, ready to predict; raise ModelError if its weights do not fit."""
-        model = self._spec.factory()
-        try:
-            model.load(self._registry.load(trained.model_id))
-        except ValueError as error:
-            raise ModelError("weights do not fit the model", where=trained.model_id, got=error) from error
-        return model
+        return self.load(trained.model_id).model
+
+    def load(self, model_id: str) -> Loaded:
+        """Return a model by the id that signals name, ready to predict.
+
+        Raises ModelError if it is missing, damaged, or not of this specification's model and lookback.
+        """
+        name, _, device = model_id.partition(FALLEN_BACK)
+        manifest = self.registry.manifest(name)
+        spec = self.spec
+        if self.fallback and (device or manifest.get("settings") == _plain(self.fallback.settings)):
+            spec = self.fallback
+        if device and device != spec.settings.get("device", CPU):
+            raise ModelError("the model fell back to another device", where=model_id, expected=spec.settings["device"])
+        return Loaded(model_id, _fitting(self.registry, name, manifest, spec), _last_seen(manifest, name))
 
     def _trained(self, fold: Fold, model_id: str, seconds: float | None) -> TrainedFold:
         try:
-            report = FitReport(**self._registry.manifest(model_id)["report"])
+            report = FitReport(**self.registry.manifest(model_id)["report"])
         except (KeyError, TypeError) as error:
             raise ModelError(
                 "a manifest without its report",
-                where=self._registry.folder / model_id,
+                where=self.registry.folder / model_id,
                 do="delete that folder and run again",
             ) from error
         return TrainedFold(fold, model_id, report, seconds or 0.0, cached=seconds is None)
 
-    def _job(self, fold: Fold) -> _Job:
-        spec, first = self._spec, fold.train.start - self._spec.lookback + 1
+    def _job(self, fold: Fold, spec: ModelSpec) -> _Job:
+        first = fold.train.start - spec.lookback + 1
         sessions = self._window.sessions
         seed = fold_seed(spec.seed, spec.name, str(sessions[fold.train.stop - 1]))
         train, validation = (range(part.start - first, part.stop - first) for part in (fold.train, fold.validation))
@@ -145,7 +190,7 @@ class Trainer:
             validation=validation,
             seed=seed,
             manifest={**shape, "spans": spans},
-            folder=self._registry.folder,
+            folder=self.registry.folder,
         )
 
     def _days(self, job: _Job) -> Days:
@@ -159,7 +204,75 @@ class Trainer:
         for array in (days.market, days.next_return, days.news_offset, keys, days.news_sentiment):
             digest.update(f"{array.dtype}{array.shape}".encode())
             digest.update(array.tobytes())
-        return f"{self._spec.name}-{digest.hexdigest()[:20]}"
+        return f"{shape['model']}-{digest.hexdigest()[:20]}"
+
+
+class Training:
+    """The training of one fold, under way in a process of its own or done; ``close`` it in any case."""
+
+    def __init__(
+        self,
+        fold: Fold,
+        model_id: str,
+        running: Background[tuple[str, float]] | None,
+        trained: Callable[[Fold, str, float | None], TrainedFold],
+    ) -> None:
+        self.fold, self.model_id = fold, model_id
+        self._running, self._trained = running, trained
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it has ended, at most so long (None: without end); tell whether it has."""
+        return self._running is None or self._running.wait(seconds)
+
+    def result(self) -> TrainedFold:
+        """Wait for the fold with its model; raise ModelError where the training failed or its process died."""
+        try:
+            seconds = self._running.result()[1] if self._running else None
+        except OSError as error:  # of the pipe to the process
+            raise ModelError("the training failed", where=self.model_id, got=error) from error
+        return self._trained(self.fold, self.model_id, seconds)
+
+    def close(self) -> None:
+        """End its process, if there is one; a half-written model is never seen."""
+        if self._running:
+            self._running.close()
+
+
+def check_promotable(registry: Registry, model_id: str, spec: ModelSpec) -> dict[str, Any]:
+    """Return the manifest of a model that this specification could use from now on.
+
+    Raises ModelError where its files are missing or damaged, or it is of another model, lookback or language model.
+    """
+    manifest = registry.check(model_id)
+    _fitting(registry, model_id, manifest, spec)
+    _last_seen(manifest, model_id)
+    return manifest
+
+
+def _fitting(registry: Registry, model_id: str, manifest: Mapping[str, Any], spec: ModelSpec) -> Model:
+    """Load a model into what the specification makes; raise ModelError where it is of another kind."""
+    for key, expected in (("model", spec.name), ("lookback", spec.lookback), ("texts", spec.texts_id)):
+        if manifest.get(key) != expected:
+            what = "the model does not fit: its language model" if key == "texts" else f"the model does not fit: {key}"
+            raise ModelError(what, where=model_id, got=manifest.get(key), expected=expected)
+    model = spec.factory()
+    try:
+        model.load(registry.load(model_id))
+    except ValueError as error:
+        raise ModelError("weights do not fit the model", where=model_id, got=error) from error
+    return model
+
+
+def _last_seen(manifest: Mapping[str, Any], model_id: str) -> date:
+    try:
+        return date.fromisoformat(manifest["spans"]["last_seen"])
+    except (KeyError, TypeError, ValueError) as error:
+        do = "delete that folder and run again"
+        raise ModelError("the manifest does not say what the model saw last", where=model_id, do=do) from error
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    return json.loads(json.dumps(dict(settings)))  # as a manifest holds them: tuples are lists there
 
 
 def fold_seed(seed: int, model: str, train_end: str) -> int:
@@ -184,9 +297,11 @@ def _fit(job: _Job, days: Days) -> tuple[str, float]:
     try:
         model = job.spec.factory()
         report = model.fit(days, job.train, job.validation, job.seed)
-    except TraderError:
-        raise
     except Exception as error:  # the model may be the user's own, so it may raise anything
+        if why := lost_device(error):
+            raise DeviceLost("the training lost its device", where=job.model_id, got=why) from error
+        if isinstance(error, TraderError):
+            raise
         raise ModelError("the training failed", where=job.model_id, got=f"{type(error).__name__}: {error}") from error
     Registry(job.folder).save(job.model_id, model.weights(), {**job.manifest, "report": asdict(report)})
     return job.model_id, time.perf_counter() - started
