@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.clock", "trader.records", "trader.risk", "trader.config"),
     # sources
     ("feeds.times", "feeds.presets", "feeds.news_text", "feeds.news_tables", "feeds.news_files", "feeds.hub"),
+    ("feeds.base", "feeds.entries", "feeds.rss"),
     ("feeds.price_files", "feeds.yahoo", "feeds.wire_facts", "feeds.wire_words", "feeds.wire_market_words"),
     ("feeds.wire", "feeds.builtin"),
     ("feeds.planted_words", "feeds.planted"),
@@ -57,13 +58,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trader.metrics",
         "trader.progress",
     ),
+    ("trader.feed_health", "trader.polling"),
     # what moves the days along
     ("trader.registry", "trader.scheduler", "trader.sources", "trader.training", "trader.spans"),
     ("trader.forecaster", "trader.protocol", "trader.adoption", "trader.host"),
     # a run, as it is written and told
     ("trader.outcome", "trader.recording", "trader.report"),
     # where the parts are named, and where they are called
-    ("trader.methods", "trader.parts"),
+    ("trader.methods", "trader.parts", "trader.live_feeds"),
     ("trader.engine", "trader.explain"),
     # an experiment: its cells, what they amount to, how it is told
     ("trader.cells", "trader.cell_work", "trader.experiment_inputs", "trader.pooling", "trader.experiment_plan"),
@@ -71,7 +73,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.comparison", "trader.claims", "trader.search", "trader.experiment_search"),
     ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
     ("trader.why_report", "trader.pictures"),
-    ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli", "trader.__main__"),
+    ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli_feeds", "trader.cli"),
+    ("trader.__main__",),
 )
 PLACE = {module: at for at, module in enumerate(module for layer in LAYERS for module in layer)}
 
@@ -92,7 +95,8 @@ DOORS = {
     "exchange_calendars": ("trader.clock",),
     "arch": ("feeds.builtin", "trader.resampling"),
     "yfinance": ("feeds.yahoo",),
-    "requests": ("feeds.yahoo",),
+    "requests": ("feeds.yahoo", "feeds.rss"),
+    "feedparser": ("feeds.rss",),
     "huggingface_hub": ("feeds.hub", "models.checkpoint"),
     "safetensors": ("trader.registry", "models.text", "models.gpt2"),
     "pyarrow": ("feeds.",),
@@ -102,7 +106,7 @@ DOORS = {
     "xgboost": ("models.baselines",),
     "vaderSentiment": ("models.sentiment",),
     "rich": ("trader.report", "trader.why_report", "trader.experiment_page", "trader.progress", "trader.terminal"),
-    "argparse": ("trader.cli", "trader.cli_intake", "trader.cli_experiment", "trader.terminal"),
+    "argparse": ("trader.cli", "trader.cli_intake", "trader.cli_experiment", "trader.cli_feeds", "trader.terminal"),
     "optuna": ("trader.search",),
     "sqlalchemy": ("trader.search",),  # optuna's own storage
     "matplotlib": ("trader.pictures",),
@@ -268,6 +272,7 @@ def test_only_the_command_line_prints_and_progress_speaks_on_stderr_alone() -> N
         "trader.cli",
         "trader.cli_intake",
         "trader.cli_experiment",
+        "trader.cli_feeds",
         "trader.terminal",
         "trader.progress",
     }

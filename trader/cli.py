@@ -12,7 +12,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from trader import cli_experiment, cli_intake
+from trader import cli_experiment, cli_feeds, cli_intake
 from trader.errors import ConfigError, TraderError
 from trader.terminal import print_table, settings, write
 
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_backtest(commands)
     _add_prices(commands)
     _add_news(commands)
+    cli_feeds.add(commands)
     cli_experiment.add(commands)
     cli_experiment.add_search(commands)
     _add_reviews(commands)

@@ -1,8 +1,8 @@
 """Settings: config.toml as frozen dataclasses, checked key by key.
 
 ``config.toml`` in the project's root lists every key with its unit; the defaults here are the same
-(a test compares them). Sections ``[model.NAME]`` and ``[strategy.NAME]`` belong to the part that they name and are
-checked against that part's own parameters when the engine builds it.
+(a test compares them). Sections ``[model.NAME]``, ``[strategy.NAME]``, ``[chat.NAME]`` and ``[feeds.NAME]`` belong to
+the part that they name and are checked against that part's own parameters when it is built.
 """
 
 from __future__ import annotations
@@ -170,6 +170,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     experiment: Experiment = field(default_factory=Experiment)
     chat: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    feeds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     strategy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

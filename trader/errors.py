@@ -97,7 +97,12 @@ class ReplayError(TraderError):
 
 
 class SourceError(TraderError):
-    """A foreign source failed: network, blocked, empty answer."""
+    """A foreign source failed: network, blocked, empty answer.
+
+    retry_after_seconds: how long the source asked us to stay away, set by whoever heard it; 0 where it did not ask.
+    """
+
+    retry_after_seconds: float = 0.0
 
 
 class ModelError(TraderError):

@@ -192,12 +192,15 @@ class NewsRows:
     """A piece of a news file: its good rows in columns, where each stood, and the rows refused.
 
     row: (N,) int64, for each headline of ``news`` its row number in the file, the first data row being 1.
+    live: from a feed that shows the same entries again at each look, some under another time. There an entry is
+    known already if the set has had its item id, headline and symbols from a live feed, whatever its published_at.
     Raises BadNews where ``row`` and ``news`` differ in length.
     """
 
     news: NewsBatch
     row: NDArray[np.int64]
     rejected: Sequence[Rejected] = ()
+    live: bool = False
 
     def __post_init__(self) -> None:
         if len(self.row) != len(self.news):

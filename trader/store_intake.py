@@ -23,6 +23,11 @@ DUPLICATE = "duplicate of an earlier row"
 QUARANTINE_TEXT = 500  # characters kept of a refused row
 
 _INSERT_NEWS = "INSERT INTO news VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+# What live feeds have brought into a set; made when the first of them does.
+_LIVE_ITEMS = """CREATE TABLE IF NOT EXISTS live_items (
+    news_set INTEGER NOT NULL REFERENCES news_sets, item INTEGER NOT NULL, PRIMARY KEY (news_set, item)
+) STRICT, WITHOUT ROWID"""
+_NOTE_ITEM = "INSERT INTO live_items VALUES (?, ?) ON CONFLICT DO NOTHING"
 _BAR = "symbol, session, known_at, open, high, low, close, adj_close, volume"
 
 
@@ -80,6 +85,8 @@ class NewsImport:
 
     def add(self, piece: NewsRows) -> None:
         """Store a piece; the rows that turn out to be there already are settled one by one."""
+        if piece.live:
+            piece = self.unseen(piece)
         try:
             records = self.records(piece)
         except UnicodeEncodeError:
@@ -95,6 +102,24 @@ class NewsImport:
         if stored < len(records):
             kept = {row[0] for row in self.db.execute("SELECT id FROM news WHERE id >= ?", (first,))}
             self.reject([twin for record in records if record[0] not in kept for twin in self.settle(record)])
+
+    def unseen(self, piece: NewsRows) -> NewsRows:
+        """Leave out the entries that a live feed brought before, noting the others; within this transaction.
+
+        Their published_at cannot tell: an entry without a date is dated anew at each look, and so is one that claims
+        to come from the future, until the clock has reached it.
+        """
+        self.db.execute(_LIVE_ITEMS)
+        texts = zip(piece.news.item_id, piece.news.headline, piece.news.symbols, strict=True)
+        fresh: dict[int, int] = {}  # key -> position
+        for at, key in enumerate(map(_item_key, texts)):
+            if key in fresh:
+                self.duplicates += 1
+            elif self.db.execute(_NOTE_ITEM, (self.news_set, key)).rowcount:
+                fresh[key] = at
+            else:
+                self.known_already += 1
+        return _only(piece, list(fresh.values()))
 
     def records(self, piece: NewsRows) -> list[tuple[Any, ...]]:
         """Turn columns into rows of the table, of plain Python numbers: SQLite takes numpy's for bytes."""
@@ -233,6 +258,12 @@ def _without_broken_text(piece: NewsRows) -> NewsRows:
             good.append(at)
         else:
             rejected.append(Rejected(row=int(piece.row[at]), reason="not Unicode text", text=texts[1]))
+    return replace(_only(piece, good), rejected=rejected)
+
+
+def _only(piece: NewsRows, good: list[int]) -> NewsRows:
+    """Keep the good rows at these positions."""
+    news = piece.news
     kept = NewsBatch(
         published_at=news.published_at[good],
         known_at=news.known_at[good],
@@ -241,4 +272,10 @@ def _without_broken_text(piece: NewsRows) -> NewsRows:
         sentiment=news.sentiment[good],
         item_id=[news.item_id[at] for at in good],
     )
-    return replace(piece, news=kept, row=piece.row[good], rejected=rejected)
+    return replace(piece, news=kept, row=piece.row[good])
+
+
+def _item_key(texts: tuple[str, str, str]) -> int:
+    """Return 64 bits of the hash of item id, headline and symbols, as SQLite's signed integer."""
+    digest = hashlib.blake2b("\x1f".join(texts).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
