@@ -149,6 +149,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     experiment: Experiment = field(default_factory=Experiment)
     chat: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notify: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     strategy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

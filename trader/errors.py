@@ -10,6 +10,7 @@
     ├── StoreError       the market store or the ledger cannot be read or written
     ├── SourceError      a foreign source (Yahoo, the hub) failed
     ├── ModelError       weights that are missing, damaged or not the ones expected
+    ├── DeliveryError    a notification that a channel did not take
     └── OrderError       an order that the broker had to refuse
 
 An error takes facts and writes one sentence: what, where, what was got, what was expected, what to do.
@@ -86,6 +87,10 @@ class SourceError(TraderError):
 
 class ModelError(TraderError):
     """Model weights that are missing, damaged or not the ones expected."""
+
+
+class DeliveryError(TraderError):
+    """A notification that a channel did not take."""
 
 
 class OrderError(TraderError):
