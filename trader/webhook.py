@@ -108,7 +108,10 @@ class Webhook:
         try:
             try:
                 with _opener(line, self._url).open(request, timeout=self._seconds):
-                    return  # urllib returns a 2xx alone; what else the receiver says is not of interest
+                    # urllib returns a 2xx alone, and takes a cut within its headers for their end.
+                    if line.is_over:
+                        raise TimeoutError
+                    return
             except HTTPError as refusal:
                 with refusal:
                     raise self._refused(refusal.code, refusal.headers, _words(refusal)) from refusal
