@@ -108,7 +108,7 @@ class MailSession(socketserver.StreamRequestHandler):
         verb, _, rest = line.partition(" ")
         verb = verb.upper()
         with self.server.lock:
-            self.server.heard.append(line)
+            self.server.heard.append(f"{verb} {rest}".strip())
         answer = self.server.answers.get(f"{verb} {rest}", self.server.answers.get(verb))
         if answer == "hang":
             self.server.reached.set()

@@ -27,7 +27,7 @@ from trader import cli, outbox
 from trader.channels import Channel, Failure, Lines
 from trader.clock import Clock, SimulatedClock
 from trader.config import Config, from_mapping
-from trader.errors import ConfigError, StoreError, TimeError, TraderError
+from trader.errors import ConfigError, StoreError, TimeError
 from trader.ledger_schema import connect, immediate
 from trader.logs import Log
 from trader.notify import LASTING_WAIT, Notifier, open_channels
@@ -431,11 +431,13 @@ def test_a_receiver_that_misbehaves_is_left_after_a_time_and_tried_again(
     assert server.keys() == ["a", "a"]
 
 
-def test_a_server_that_is_down_gets_it_when_it_is_up(ledger: Path, clock: SimulatedClock) -> None:
+def test_a_server_that_is_down_gets_it_when_it_is_up(
+    ledger: Path, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    os.environ["HOOK_SECRET"] = SECRET
     tell(ledger, "a")
     with service(ledger, clock, f"http://127.0.0.1:{port}/hook") as notifier:
         assert "Connection refused" in tried(ledger, 1)["error"]
@@ -545,8 +547,7 @@ def test_a_locked_ledger_repeats_nothing_and_is_waited_for(
 def test_a_ledger_that_cannot_be_opened_is_said_and_nothing_more(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(b"no database" * 100)
-    os.environ["HOOK_SECRET"] = SECRET
-    one = service(path, clock, "https://127.0.0.1:1/x")
+    one = service(path, clock, "https://127.0.0.1:1/x", secret_variable="")
     with one as notifier:
         assert not notifier.drain(0.05)
         while not one.said():
@@ -576,10 +577,14 @@ def test_closing_leaves_no_thread_and_no_file(server: WebhookServer, ledger: Pat
     tell(ledger, "a")
 
     def run() -> None:
+        before = len(server.posts)
         with service(ledger, clock, server, timeout_seconds=600.0):
-            assert server.wait_for(len(server.posts) + 1)
+            assert server.wait_for(before + 1)
 
     def left() -> tuple[set[str], int]:
+        for thread in threading.enumerate():
+            if "process_request_thread" in thread.name:  # the server's own
+                thread.join(20)
         gc.collect()
         ours = {t.name for t in threading.enumerate() if t.name == "notifier" or isinstance(t, threading.Timer)}
         return ours, len(os.listdir("/proc/self/fd"))
@@ -591,9 +596,6 @@ def test_closing_leaves_no_thread_and_no_file(server: WebhookServer, ledger: Pat
     for _ in range(3):
         run()
     server.released.set()
-    for thread in threading.enumerate():
-        if "process_request_thread" in thread.name:
-            thread.join(20)
     assert left() == before == (set(), before[1])
 
 
@@ -820,5 +822,24 @@ def test_notify_test_names_the_channels_there_are(
     assert "trader: [notify.hok]: no such channel (expected one of: hook)" in capsys.readouterr().err
 
 
-def test_our_errors_are_in_the_tree() -> None:
-    assert not issubclass(Failure, TraderError), "it never leaves the channels and their callers"
+def test_the_page_of_notifications_works_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "notifications.md").read_text(encoding="utf-8")
+    blocks = ["\n".join(line[4:] for line in block.splitlines()) for block in re.findall(r"(?:^    .*\n)+", page, re.M)]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    receiver, section = (block.replace("8099", port) for block in blocks[:2])
+    assert len(receiver.splitlines()) <= 12
+    (tmp_path / "config.toml").write_text(section)
+    with subprocess.Popen(
+        [sys.executable, "-c", receiver], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as running:
+        while socket.socket().connect_ex(("127.0.0.1", int(port))):
+            assert running.poll() is None
+        try:
+            assert cli.main(["notify", "test", "--config", str(tmp_path / "config.toml"), "hook"]) == 0
+            assert running.stdout is not None
+            assert running.stdout.readline() == b"test A test: notifications through this channel arrive.\n"
+        finally:
+            running.kill()
+    assert all(f"`{kind}`" in page for kind in KINDS)
