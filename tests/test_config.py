@@ -34,7 +34,7 @@ def test_config_toml_lists_every_key_with_its_default() -> None:
     assert {name: written[name] for name in expected} == expected
     for name, keys in expected.items():
         assert {key: type(written[name][key]) for key in keys} == {key: type(value) for key, value in keys.items()}
-    assert written.keys() | {"chat", "feeds"} == sections.keys(), "no section more; these two stand there as comments"
+    assert written.keys() | {"chat", "feeds", "notify"} == sections.keys(), "no section more; these stand as comments"
 
 
 def test_config_toml_is_the_defaults() -> None:

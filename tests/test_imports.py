@@ -59,6 +59,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trader.progress",
     ),
     ("trader.feed_health", "trader.polling"),
+    # what is told, and to whom
+    ("trader.logs", "trader.outbox", "trader.channels", "trader.webhook", "trader.mail", "trader.notify"),
     # what moves the days along
     ("trader.registry", "trader.scheduler", "trader.sources", "trader.training", "trader.spans"),
     ("trader.forecaster", "trader.protocol", "trader.adoption", "trader.host"),
@@ -73,8 +75,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.comparison", "trader.claims", "trader.search", "trader.experiment_search"),
     ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
     ("trader.why_report", "trader.pictures"),
-    ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli_feeds", "trader.cli"),
-    ("trader.__main__",),
+    ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli_feeds", "trader.cli_notify"),
+    ("trader.cli", "trader.__main__"),
 )
 PLACE = {module: at for at, module in enumerate(module for layer in LAYERS for module in layer)}
 
@@ -87,7 +89,16 @@ MAY_KNOW = {
 
 # foreign library → the modules that may import it; a name ending in a dot stands for a package.
 DOORS = {
-    "sqlite3": ("trader.store", "trader.store_schema", "trader.store_intake", "trader.ledger", "trader.ledger_schema"),
+    "sqlite3": (
+        "trader.store",
+        "trader.store_schema",
+        "trader.store_intake",
+        "trader.ledger",
+        "trader.ledger_schema",
+        "trader.outbox",
+        "trader.notify",
+    ),
+    "smtplib": ("trader.mail",),
     "sqlite_utils": ("trader.ledger_schema",),
     "tomllib": ("trader.config",),
     "backtrader": ("strategies.base",),
@@ -106,7 +117,7 @@ DOORS = {
     "xgboost": ("models.baselines",),
     "vaderSentiment": ("models.sentiment",),
     "rich": ("trader.report", "trader.why_report", "trader.experiment_page", "trader.progress", "trader.terminal"),
-    "argparse": ("trader.cli", "trader.cli_intake", "trader.cli_experiment", "trader.cli_feeds", "trader.terminal"),
+    "argparse": ("trader.terminal", "trader.cli", "trader.cli_"),
     "optuna": ("trader.search",),
     "sqlalchemy": ("trader.search",),  # optuna's own storage
     "matplotlib": ("trader.pictures",),
@@ -273,6 +284,7 @@ def test_only_the_command_line_prints_and_progress_speaks_on_stderr_alone() -> N
         "trader.cli_intake",
         "trader.cli_experiment",
         "trader.cli_feeds",
+        "trader.cli_notify",
         "trader.terminal",
         "trader.progress",
     }

@@ -171,6 +171,7 @@ class Config:
     experiment: Experiment = field(default_factory=Experiment)
     chat: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     feeds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notify: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     strategy: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

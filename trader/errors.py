@@ -12,6 +12,7 @@
     ├── ReplayError      an account whose recorded rows are not what its signals and bars give
     ├── ModelError       weights that are missing, damaged or not the ones expected
     │   └── DeviceLost   the GPU is not there, or its memory is full
+    ├── DeliveryError    a notification that a channel did not take
     └── OrderError       an order that the broker had to refuse
 
 An error takes facts and writes one sentence: what, where, what was got, what was expected, what to do.
@@ -111,6 +112,10 @@ class ModelError(TraderError):
 
 class DeviceLost(ModelError):
     """The device that a model is to work on is not there, or has no memory left."""
+
+
+class DeliveryError(TraderError):
+    """A notification that a channel did not take."""
 
 
 class OrderError(TraderError):

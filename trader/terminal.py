@@ -12,7 +12,9 @@ from trader.errors import StoreError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from trader.clock import Clock
     from trader.config import Config
+    from trader.logs import Log
     from trader.store import MarketStore
 
 
@@ -32,6 +34,21 @@ def opened_store(options: argparse.Namespace) -> MarketStore:
     from trader.store import MarketStore
 
     return MarketStore.open(Home(settings(options)[1]).store)
+
+
+def add_log_words(parser: argparse.ArgumentParser) -> None:
+    """Let a command that serves say where its log goes and what it looks like."""
+    parser.add_argument("--log", choices=["json", "text"], help="form of the log (default: text on a terminal)")
+    parser.add_argument("--log-file", type=Path, metavar="FILE", help="append the log to a file instead of stderr")
+
+
+def opened_log(options: argparse.Namespace, clock: Clock) -> Log:
+    """Open the log that the words of ``add_log_words`` name; raise StoreError where the file cannot be opened."""
+    from trader.logs import Log
+
+    if options.log_file:
+        return Log.to_file(clock, options.log_file, options.log)
+    return Log.to_stderr(clock, options.log)
 
 
 def print_table(table: Table) -> None:
