@@ -3,6 +3,7 @@
     python -m benchmarks.planted                         everything but the long curve, 5 seeds
     python -m benchmarks.planted --parts reach,switches --seeds 2
     python -m benchmarks.planted --parts curve           250 to 8,000 training sessions
+    python -m benchmarks.planted --parts switches --rows complete,gate      only rows whose name holds one of these
 
 The parts: ``reach`` (what can be reached, and what FININ and its ablations do), ``switches`` (each of the settings
 below put back to the plain one), ``lookbacks``, ``curve``. Each fit is one process of one thread; a row is the mean
@@ -19,7 +20,7 @@ A detail reaches the decision through the breaking headline that looked at it: i
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 import os
@@ -212,8 +213,13 @@ def told(name: str, fits: Sequence[Fitted], best: float) -> str:
     return row + "".join(f"{np.mean([one.areas[column] for one in fits]):8.3f}" for column in fits[0].areas)
 
 
-def jobs_of(part: str, seeds: int) -> list[Job]:
-    """List a part's fits."""
+def named(rows: Iterable[str], texts: Sequence[str]) -> list[str]:
+    """Return the rows whose name holds one of the texts; all where there are none."""
+    return [row for row in rows if not texts or any(text in row for text in texts)]
+
+
+def jobs_of(part: str, seeds: int, only: Sequence[str] = ()) -> list[Job]:
+    """List a part's fits; ``only``: of rows whose name holds one of these."""
     chosen: list[tuple[str, FininConfig, int]] = []
     if part in ("reach", "switches"):
         rows = ABLATIONS if part == "reach" else SWITCHES
@@ -222,12 +228,18 @@ def jobs_of(part: str, seeds: int) -> list[Job]:
         chosen = [(f"lookback {t}", replace(READER, lookback=t), TRAIN) for t in (1, 2, 3, 5, 10)]
     else:
         chosen = [(f"{train:,} sessions", READER, train) for train in CURVE]
-    return [Job(name, config, seed, train) for name, config, train in chosen for seed in range(1, seeds + 1)]
+    wanted = named([name for name, _, _ in chosen], only)
+    return [
+        Job(name, config, seed, train)
+        for name, config, train in chosen
+        if name in wanted
+        for seed in range(1, seeds + 1)
+    ]
 
 
-def measure(part: str, on: Market, seeds: int, workers: int) -> Iterator[str]:
+def measure(part: str, on: Market, seeds: int, workers: int, only: Sequence[str] = ()) -> Iterator[str]:
     """Fit a part's jobs and yield each row when its last seed is done."""
-    jobs = jobs_of(part, seeds)
+    jobs = jobs_of(part, seeds, only)
     best, done = planted.best_accuracy(on.dials), dict[str, list[Fitted]]()
     for job, fitted in as_completed(fit, jobs, lambda _: on, workers):
         done.setdefault(job.name, []).append(fitted)
@@ -238,15 +250,19 @@ def measure(part: str, on: Market, seeds: int, workers: int) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="reach,switches,lookbacks", help="of reach, switches, lookbacks, curve")
+    parser.add_argument("--rows", default="", metavar="TEXT,…", help="only rows whose name holds one of these")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--noise", type=int, default=Dials().noise, help="other headlines in a session")
     parser.add_argument("--cache", help="keep the embeddings here (default: a new folder, deleted afterwards)")
     options = parser.parse_args()
+    only, parts = [text for text in options.rows.split(",") if text], options.parts.split(",")
+    if not any(jobs_of(part, 1, only) for part in parts):
+        parser.error(f"no row of {options.parts} has one of these in its name: {options.rows}")
     print("the complete model:", asdict(READER))
     with tempfile.TemporaryDirectory() as temporary:
         cache = Path(options.cache or temporary)
-        for part in options.parts.split(","):
+        for part in (part for part in parts if jobs_of(part, 1, only)):
             train = max(CURVE) if part == "curve" else TRAIN
             dials = Dials(sessions=train + VALIDATION + TEST + WARM_UP + 1, noise=options.noise)
             on = market(dials, cache, options.workers)
@@ -256,7 +272,7 @@ def main() -> None:
             for lookback in range(1, max(dials.delays) + 2):
                 print(f"best reachable, lookback {lookback:<11}{planted.best_accuracy(dials, lookback):7.3f}")
             print(f"{'logistic on the rule’s features':<36}{logistic(on, train):7.3f}")
-            for row in measure(part, on, options.seeds, options.workers):
+            for row in measure(part, on, options.seeds, options.workers, only):
                 print(row, flush=True)
 
 

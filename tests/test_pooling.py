@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+import json
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ def test_the_rows_shown_beside_finin_are_run_at_the_searched_lookback_and_pooled
 ) -> None:
     home = home_of_two(tmp_path)
     keys = ("finin", "finin_pretrained", "logistic_pretrained", POOLED)
-    settings = config(finin_trials=2, seeds=1)
+    settings = config(finin_trials=2, seeds=1, windows=1, walk_step=80)
     asked = replace(REQUEST, markets=("toy", "toy2"), only=keys)
     done = experiment.run(settings, home, asked, readers=readers)
     with Cells.open(home / "ledger.db") as cells:
@@ -158,7 +159,7 @@ def test_the_rows_shown_beside_finin_are_run_at_the_searched_lookback_and_pooled
     for cell in found:
         if cell["method"] in ("finin_pretrained", POOLED):
             own = {"pretrain_epochs": 3} if cell["method"] == "finin_pretrained" else {}
-            assert cell["setting"] == experiment.json.dumps({**chosen[cell["market"]], **own}, sort_keys=True)
+            assert cell["setting"] == json.dumps({**chosen[cell["market"]], **own}, sort_keys=True)
 
 
 def test_on_one_market_the_pooled_row_says_why_it_is_missing(tmp_path: Path) -> None:
