@@ -25,14 +25,11 @@ import sys
 import time
 from typing import Any
 
-import trader.broker
-import trader.cerebro
 from trader.clock import Calendar, Clock, SimulatedClock
 from trader.ledger import Ledger
 from trader.outcome import Home
 from trader.running import World, replay, running
 from trader.wake import Bell, serve
-import trader.store
 
 
 def die() -> None:

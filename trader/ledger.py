@@ -96,6 +96,7 @@ class Ledger:
         synchronous: Literal["NORMAL", "FULL"] = "NORMAL",
         read_only: bool = False,
         clock: Clock | None = None,
+        wait_seconds: float = 5.0,
     ) -> Ledger:
         """Open a ledger, making the file and its folder unless read_only.
 
@@ -103,7 +104,7 @@ class Ledger:
         Raises NoData where there is nothing to read, StoreError where the file cannot be used.
         """
         path = Path(path)
-        db = connect(path, synchronous=synchronous, read_only=read_only)
+        db = connect(path, synchronous=synchronous, read_only=read_only, wait_seconds=wait_seconds)
         return cls(db, path, clock or WallClock(), read_only)
 
     def close(self) -> None:
@@ -261,6 +262,13 @@ class Ledger:
             tops.setdefault((row["session"], row["symbol"]), []).append((row["headline"], row["weight"]))
         rows = self._query("SELECT * FROM signals WHERE run = ? ORDER BY session, symbol", number)
         return [_signal(row, tops.get((row["session"], row["symbol"]), [])) for row in rows]
+
+    def state(self, run: int | str) -> tuple[str, str]:
+        """Return what state a run is in after its newest session, and why if it is not ACTIVE."""
+        number = self.resolve(run)
+        sql = "SELECT state, reason FROM states WHERE run = ? ORDER BY session DESC LIMIT 1"
+        rows = self._query(sql, number) if self.has_table("states") else []
+        return (rows[0]["state"], rows[0]["reason"]) if rows else ("ACTIVE", "")
 
     def orders(self, run: int | str) -> list[Row]:
         """Return the table ``orders`` of a run, in the order of their decisions."""

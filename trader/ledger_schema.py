@@ -219,9 +219,10 @@ def immediate(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def connect(path: Path, *, synchronous: str = "NORMAL", read_only: bool = False) -> Database:
+def connect(path: Path, *, synchronous: str = "NORMAL", read_only: bool = False, wait_seconds: float = 5.0) -> Database:
     """Open a ledger file, making it, its folder and its tables unless read_only.
 
+    wait_seconds: how long a transaction waits for another program that writes.
     Raises NoData where there is nothing to read, StoreError where the file cannot be used.
     """
     from sqlite_utils import Database  # it imports pandas, too slow for --help
@@ -232,7 +233,8 @@ def connect(path: Path, *, synchronous: str = "NORMAL", read_only: bool = False)
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
         mode = "ro" if read_only else "rwc"
-        db = Database(sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True))
+        address = f"{path.resolve().as_uri()}?mode={mode}"
+        db = Database(sqlite3.connect(address, uri=True, timeout=wait_seconds))
         try:
             db.conn.execute("PRAGMA foreign_keys = ON")
             db.conn.execute(f"PRAGMA synchronous = {synchronous}")

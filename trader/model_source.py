@@ -1,4 +1,4 @@
-"""An account's own model as its source of signals: the model host, got ready from what the ledger and the store hold."""
+"""An account's own model as its source of signals: the model host, got ready from what ledger and store hold."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ModelSource:
         account: Account,
         clock: Clock,
         first_read: Callable[[date], date],
-        warm_up: Callable[[], object],
+        warm_up: Callable[[], object] | None,
     ) -> None:
         self._host, self._scheduler, self._calendar, self._ledger = host, scheduler, calendar, ledger
         self._account, self._clock, self._first_read, self._read = account, clock, first_read, warm_up

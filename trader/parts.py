@@ -22,11 +22,12 @@ import numpy as np
 from feeds import builtin, planted, wire
 from trader import broker
 from trader.clock import Calendar
-from trader.config import Config, build
+from trader.config import Config, as_mapping, build
 from trader.errors import ConfigError, ModelError
 from trader.events import NewsBatch, NewsRows
 from trader.methods import Reading
 from trader.outcome import Home
+from trader.records import Costs
 from trader.sources import source_hash
 from trader.store import FileSource, MarketStore
 from trader.training import ModelSpec
@@ -217,6 +218,11 @@ def _source_hash(kind: type[Any]) -> str:
 
 def _class(path: str) -> Any:
     return broker.load_class(path, object)
+
+
+def costs_of(config: Config) -> Costs:
+    """Return what an account starts with and pays."""
+    return Costs(**{key: value for key, value in as_mapping(config)["costs"].items() if key != "stale_open"})
 
 
 def strategy_of(config: Config) -> tuple[type[Any], Mapping[str, Any]]:

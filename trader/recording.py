@@ -113,7 +113,7 @@ def run_facts(config: Config, window: Window, made: Forecasts, span: Span) -> Ru
         kind="backtest",
         config=json.dumps(as_mapping(config), sort_keys=True, indent=1),
         seed=run.seed,
-        code_version=f"{_version()} {code_hash('trader', 'models', 'feeds', 'strategies')}",
+        code_version=code_version(),
         first_session=window.sessions[0],
         last_session=made.signals[-1].session,
         data_hash=window.fingerprint(0, len(window)),
@@ -123,6 +123,11 @@ def run_facts(config: Config, window: Window, made: Forecasts, span: Span) -> Ru
         strategy=run.strategy,
         execution=run.execution,
     )
+
+
+def code_version() -> str:
+    """Return the version of the package and the hash of its sources, as the ledger keeps them."""
+    return f"{_version()} {code_hash('trader', 'models', 'feeds', 'strategies')}"
 
 
 def _version() -> str:

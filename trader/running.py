@@ -12,18 +12,22 @@ from trader.account import Account, Accounts
 from trader.broker import Trading
 from trader.clock import Calendar, Clock, SimulatedClock, WallClock
 from trader.config import Config
-from trader.engine import account_costs
 from trader.errors import ConfigError, NoData
+from trader.host import ModelHost
 from trader.lease import Lease
 from trader.ledger import Ledger
+from trader.model_source import ModelSource
 from trader.outcome import Home
 from trader.paper import Outside, Service, Source, Told, check_tradable, first_session
-from trader.parts import Readers, model_spec, stock, strategy_of
+from trader.parts import Readers, costs_of, model_spec, readers_of, stock, strategy_of, window_of
 from trader.recording import code_version
+from trader.registry import Registry
 from trader.replay import Books
 from trader.scheduler import Scheduler
+from trader.spans import history_of
 from trader.store import MarketStore
 from trader.stored_signals import StoredSignals
+from trader.training import Trainer
 
 LOCKED_SECONDS = 120.0  # how long a transaction waits for another program that writes
 
@@ -123,7 +127,7 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
             scheduler,
             calendar,
             _books(config),
-            _source(home, account, ledger, scheduler, calendar, world),
+            _source(home, account, ledger, store, scheduler, calendar, world),
             Lease(ledger, account.run, name, WallClock()),
             Outside(clock, world.stale, world.tell(ledger, account), world.log),
             patient=world.patient,
@@ -163,17 +167,40 @@ def _books(config: Config) -> Books:
 
     kind, params = strategy_of(config)
     how: dict[str, Any] = {
-        "costs": account_costs(config),
+        "costs": costs_of(config),
         "execution": config.run.execution,
         "stale_open": config.costs.stale_open,
     }
     symbol = config.run.market
-    return Books(Trading(symbol, kind, params, risk=config.risk.limits(), **how), Trading(symbol, LongShort, {}, **how))
+    return Books(Trading(symbol, kind, params, risk=config.risk, **how), Trading(symbol, LongShort, {}, **how))
 
 
 def _source(
-    home: Home, account: Account, ledger: Ledger, scheduler: Scheduler, calendar: Calendar, world: World
+    home: Home,
+    account: Account,
+    ledger: Ledger,
+    store: MarketStore,
+    scheduler: Scheduler,
+    calendar: Calendar,
+    world: World,
 ) -> Source:
     if account.signals_run is not None:
         return StoredSignals(ledger.signals(account.signals_run), account.signals_run)
-    raise NotImplementedError
+    config = account.config
+    readers = world.readers or readers_of(config, home)
+    window = window_of(config, readers)
+    spec = model_spec(config, config.run.model, readers.texts_id)
+    host = ModelHost(
+        window,
+        Trainer(window, spec, Registry(home.models), workers=1),
+        config.walkforward,
+        config.retrain,
+        symbol=config.run.market,
+        lookback=spec.lookback,
+        first=account.first_session,
+    )
+
+    def first_read(session: date) -> date:
+        return history_of(store, calendar, config, session, spec.lookback)
+
+    return ModelSource(host, scheduler, calendar, ledger, account, world.clock, first_read, readers.warm_up)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -31,7 +32,7 @@ def find_span(
     news: the set's name in the store.   lookback: sessions that the model reads, where more than the config's.
     The first and the last session traded have a bar that was known when they were decided.
     """
-    symbol, spec = config.run.market, config.walkforward
+    symbol = config.run.market
     symbols, names = store.symbols(), store.names()
     if symbol not in symbols:
         known = ", ".join(sorted({*symbols, "sp500", "nasdaq"}))
@@ -52,10 +53,7 @@ def find_span(
             do="choose other days or import more prices",
         )
     last = min(last, held.last)
-    bars = store.as_of(calendar.decide_at(held.last)).bars(symbol, held.first, last)
-    # A bar known too late makes no row of the window: only those in time count as history.
-    days = [bar.session for bar in bars]
-    sessions = [day for day in days if store.as_of(calendar.decide_at(day)).bar(symbol, day) is not None]
+    sessions = _in_time(store, calendar, symbol, held.first, last)
     start = bisect_left(sessions, first)
     if start == len(sessions):
         raise NoData(f"no bars of {symbol} in these days", got=f"{first}..{last}", do="choose other days")
@@ -66,10 +64,31 @@ def find_span(
             got=f"{sessions[start]}..{sessions[-1]}",
             do="choose other days or another --news; `python -m trader news list` shows the spans",
         )
+    return Span(_pump(config, sessions, start, lookback), sessions[start], sessions[-1])
+
+
+def history_of(store: MarketStore, calendar: Calendar, config: Config, session: date, lookback: int) -> date:
+    """Return the session to begin reading at for a decision on ``session``; the same one where there is no history."""
+    held = store.symbols().get(config.run.market)
+    if held is None or held.first is None or held.first >= session:
+        return session
+    before = calendar.session(calendar.index(session) - 1)
+    sessions = _in_time(store, calendar, config.run.market, held.first, before)
+    return _pump(config, sessions, len(sessions), lookback) if sessions else session
+
+
+def _in_time(store: MarketStore, calendar: Calendar, symbol: str, first: date, last: date) -> list[date]:
+    """Return the sessions whose bar was known when they were decided; the others do not count as history."""
+    days = [bar.session for bar in store.as_of(calendar.decide_at(last)).bars(symbol, first, last)]
+    return [day for day in days if store.as_of(calendar.decide_at(day)).bar(symbol, day) is not None]
+
+
+def _pump(config: Config, sessions: Sequence[date], start: int, lookback: int) -> date:
+    """Return the first session to read, for decisions from ``sessions[start]`` on."""
+    spec = config.walkforward
     reads = Window.warm_up + max(lookback, config.run.lookback)
     before = needed(spec, config.retrain.kept_back) + spec.step + reads
-    pump = sessions[0] if spec.mode == "expanding" else sessions[max(0, start - before)]
-    return Span(pump, sessions[start], sessions[-1])
+    return sessions[0] if spec.mode == "expanding" else sessions[max(0, start - before)]
 
 
 def too_little(window: Window, config: Config) -> NoData:

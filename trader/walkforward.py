@@ -13,7 +13,7 @@ session has the same model in every run. Positions below count the sessions that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,11 +66,19 @@ def fold_at(trained_at: int, held: int, warm_up: int, spec: WalkForward, kept: i
 
 
 def plan(
-    numbers: Sequence[int], first_use: int, warm_up: int, spec: WalkForward, *, kept: int = 0, idle: bool = False
+    numbers: Sequence[int],
+    first_use: int,
+    warm_up: int,
+    spec: WalkForward,
+    late: Collection[int] = (),
+    *,
+    kept: int = 0,
+    idle: bool = False,
 ) -> list[Fold]:
     """Return the folds whose models decide positions first_use … len(numbers)−1, oldest first.
 
-    numbers: XNYS number of each session held, increasing.  kept: see ``fold_at``.
+    numbers: XNYS number of each session held, increasing.  late: of those whose bar was only known a session later,
+        so that a model trained on that very day does not have it.   kept: see ``fold_at``.
     idle: keep folds that decide nothing for want of bars, too, as a run day by day trains them.
     The first fold is the latest one trained before ``first_use`` where there is enough history, else the first that
     is full.
@@ -81,12 +89,12 @@ def plan(
     held_numbers = np.asarray(numbers)
     start = -(-int(held_numbers[0]) // spec.step) * spec.step
     for trained_at in range(start, int(held_numbers[-1]), spec.step):
-        held = int(np.searchsorted(held_numbers, trained_at, side="right"))
-        fold = fold_at(trained_at, held, warm_up, spec, kept)
+        after = int(np.searchsorted(held_numbers, trained_at, side="right"))
+        fold = fold_at(trained_at, after - (trained_at in late), warm_up, spec, kept)
         if fold is None:
             continue
         stop = min(int(np.searchsorted(held_numbers, trained_at + spec.step, side="right")), len(numbers))
-        use = range(max(held, first_use), stop)
+        use = range(max(after, first_use), stop)
         if use or (idle and trained_at + spec.step >= held_numbers[first_use]):
             folds.append(replace(fold, use=use or range(use.start, use.start)))
     return folds

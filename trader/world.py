@@ -1,0 +1,113 @@
+"""What is around a live account: the wall clock, its feeds with their health, whom it tells, where it logs.
+
+``trader.running`` asks for a ``World``; a replay makes a smaller one. Feeds are polled in the service's own thread
+between decisions, notifications are delivered in theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import date, datetime
+from typing import Literal
+from zlib import crc32
+
+from feeds.base import LiveFeed
+from trader import outbox
+from trader.account import Account, Accounts
+from trader.clock import Clock, WallClock
+from trader.feed_health import Health, silent
+from trader.ledger import Ledger
+from trader.live_feeds import feeds_of
+from trader.logs import Log
+from trader.notify import Notifier, open_channels
+from trader.outcome import Home
+from trader.paper import Told
+from trader.polling import Poller
+from trader.running import World
+from trader.store import MarketStore
+
+# What the service calls it → what is told; what is not here is told to nobody.
+KINDS = {
+    "late": "late",
+    "abstain": "abstained",
+    "filled": "filled",
+    "halted": "halted",
+    "reducing": "reducing",
+    "adopted": "retrained",
+    "refused": "refused_model",
+    "damaged": "refused_model",
+    "training failed": "error",
+    "fallback": "error",
+}
+
+
+class Live:
+    """A live account's surroundings, open."""
+
+    def __init__(self, clock: Clock, log: Log, feeds: Sequence[LiveFeed], health: Health, poller: Poller) -> None:
+        self._clock, self._log, self._feeds, self._health, self._poller = clock, log, feeds, health, poller
+        self.log = log.event
+
+    def poll(self) -> None:
+        """Ask the feeds that are due; one that fails is written down and asked again later."""
+        for result in self._poller.poll_due():
+            if result.error:
+                self._log.event("feed failed", level="warning", feed=result.feed, why=result.error)
+            elif result.new or result.revised:
+                self._log.event("feed", feed=result.feed, new=result.new, revised=result.revised)
+
+    def stale(self, at: datetime) -> str:
+        """Say why nothing should be decided on these feeds, or nothing."""
+        return silent(self._health, self._feeds, at)
+
+    def around(self, *, patient: bool = False) -> World:
+        """Return what a service asks of the world."""
+        tell = told_by(self._clock)
+        return World(clock=self._clock, log=self._log.event, tell=tell, stale=self.stale, patient=patient)
+
+
+def told_by(clock: Clock) -> Callable[[Ledger, Account], Told]:
+    """Return what makes, of a ledger and its account, somebody who writes notices into the outbox."""
+
+    def tell_of(ledger: Ledger, account: Account) -> Told:
+        with ledger.transaction() as connection:
+            outbox.prepare(connection)
+
+        def tell(kind: str, session: date, text: str) -> None:
+            if kind not in KINDS:
+                return
+            with ledger.transaction() as connection:
+                outbox.enqueue(
+                    connection,
+                    account=account.name,
+                    kind=KINDS[kind],
+                    # One notice of a kind and text a session: a decision that is made again is not told again.
+                    event_id=outbox.stable_id(account.name, kind, session, crc32(text.encode())),
+                    text=text,
+                    made_at=clock.now(),
+                    session=session,
+                )
+
+        return tell
+
+    return tell_of
+
+
+@contextmanager
+def live(home: Home, name: str, form: Literal["text", "json"] | None = None) -> Iterator[Live]:
+    """Open an account's surroundings and close them in order. Raises NoData, ConfigError."""
+    clock = WallClock()
+    with Ledger.open(home.ledger, read_only=True) as ledger:
+        config = Accounts(ledger, clock).get(name).config
+    feeds, channels = feeds_of(config), open_channels(config.notify)
+    log = Log.to_stderr(clock, form)
+    try:
+        with (
+            Health.open(home.ledger) as health,
+            MarketStore.open(home.store) as store,
+            Notifier(home.ledger, channels, account=name, clock=clock, log=log),
+        ):
+            yield Live(clock, log.bound(account=name), feeds, health, Poller(feeds, health, store, clock))
+    finally:
+        log.close()
