@@ -68,7 +68,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.comparison", "trader.claims", "trader.search", "trader.experiment_search"),
     ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
     ("trader.why_report", "trader.pictures"),
-    ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli", "trader.__main__"),
+    (
+        "trader.terminal",
+        "trader.cli_intake",
+        "trader.cli_experiment",
+        "trader.cli_models",
+        "trader.cli",
+        "trader.__main__",
+    ),
 )
 PLACE = {module: at for at, module in enumerate(module for layer in LAYERS for module in layer)}
 
@@ -99,7 +106,7 @@ DOORS = {
     "xgboost": ("models.baselines",),
     "vaderSentiment": ("models.sentiment",),
     "rich": ("trader.report", "trader.why_report", "trader.experiment_page", "trader.progress", "trader.terminal"),
-    "argparse": ("trader.cli", "trader.cli_intake", "trader.cli_experiment", "trader.terminal"),
+    "argparse": ("trader.cli", "trader.cli_intake", "trader.cli_experiment", "trader.cli_models", "trader.terminal"),
     "optuna": ("trader.search",),
     "sqlalchemy": ("trader.search",),  # optuna's own storage
     "matplotlib": ("trader.pictures",),
@@ -265,6 +272,7 @@ def test_only_the_command_line_prints_and_progress_speaks_on_stderr_alone() -> N
         "trader.cli",
         "trader.cli_intake",
         "trader.cli_experiment",
+        "trader.cli_models",
         "trader.terminal",
         "trader.progress",
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from trader import cli_experiment, cli_intake
+from trader import cli_experiment, cli_intake, cli_models
 from trader.errors import ConfigError, TraderError
 from trader.terminal import print_table, settings, write
 
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_experiment.add(commands)
     cli_experiment.add_search(commands)
     _add_reviews(commands)
+    cli_models.add(commands, _shared)
     return parser
 
 
