@@ -47,7 +47,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
     ("strategies.vol_target",),
     # what is kept, seen, executed and measured
-    ("trader.store_schema", "trader.store_intake", "trader.store", "trader.ledger_schema", "trader.ledger"),
+    ("trader.store_schema", "trader.store_intake", "trader.store", "trader.ledger_schema"),
+    ("trader.round_trips", "trader.ledger"),
     (
         "trader.window",
         "trader.walkforward",
@@ -69,14 +70,24 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # where the parts are named, and where they are called
     ("trader.methods", "trader.parts", "trader.live_feeds"),
     ("trader.engine", "trader.explain"),
+    # a paper account, day by day
+    ("trader.account", "trader.lease", "trader.replay", "trader.paper", "trader.stored_signals", "trader.model_source"),
+    ("trader.running", "trader.wake", "trader.world", "trader.paper_report"),
     # an experiment: its cells, what they amount to, how it is told
-    ("trader.cells", "trader.cell_work", "trader.experiment_inputs", "trader.pooling", "trader.experiment_plan"),
+    (
+        "trader.cells",
+        "trader.cell_files",
+        "trader.cell_work",
+        "trader.experiment_inputs",
+        "trader.pooling",
+        "trader.experiment_plan",
+    ),
     ("trader.experiment",),
     ("trader.comparison", "trader.claims", "trader.search", "trader.experiment_search"),
     ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
     ("trader.why_report", "trader.pictures"),
     ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli_feeds", "trader.cli_notify"),
-    ("trader.cli", "trader.__main__"),
+    ("trader.cli_models", "trader.cli_paper", "trader.cli", "trader.__main__"),
 )
 PLACE = {module: at for at, module in enumerate(module for layer in LAYERS for module in layer)}
 
@@ -86,6 +97,8 @@ MAY_KNOW = {
     "models": {"models", "trader.errors"},
     "feeds": {"feeds", "trader.errors", "trader.events", "trader.clock"},
 }
+
+COMMANDS = tuple(f"trader.cli_{name}" for name in ("intake", "experiment", "feeds", "notify", "models", "paper"))
 
 # foreign library → the modules that may import it; a name ending in a dot stands for a package.
 DOORS = {
@@ -97,6 +110,8 @@ DOORS = {
         "trader.ledger_schema",
         "trader.outbox",
         "trader.notify",
+        "trader.account",
+        "trader.lease",
     ),
     "smtplib": ("trader.mail",),
     "sqlite_utils": ("trader.ledger_schema",),
@@ -116,8 +131,16 @@ DOORS = {
     "sklearn": ("models.baselines", "models.same_day_logistic"),
     "xgboost": ("models.baselines",),
     "vaderSentiment": ("models.sentiment",),
-    "rich": ("trader.report", "trader.why_report", "trader.experiment_page", "trader.progress", "trader.terminal"),
-    "argparse": ("trader.terminal", "trader.cli", "trader.cli_"),
+    "apscheduler": ("trader.wake",),
+    "rich": (
+        "trader.report",
+        "trader.paper_report",
+        "trader.why_report",
+        "trader.experiment_page",
+        "trader.progress",
+        "trader.terminal",
+    ),
+    "argparse": ("trader.terminal", "trader.cli", *COMMANDS),
     "optuna": ("trader.search",),
     "sqlalchemy": ("trader.search",),  # optuna's own storage
     "matplotlib": ("trader.pictures",),
@@ -281,10 +304,7 @@ def test_only_the_command_line_prints_and_progress_speaks_on_stderr_alone() -> N
     printing = {module.name: _calls(module.tree, "print") for module in modules()}
     assert {name for name, calls in printing.items() if calls} == {
         "trader.cli",
-        "trader.cli_intake",
-        "trader.cli_experiment",
-        "trader.cli_feeds",
-        "trader.cli_notify",
+        *COMMANDS,
         "trader.terminal",
         "trader.progress",
     }

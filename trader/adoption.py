@@ -132,7 +132,7 @@ class Adoption:
 
     def _compared(self, verdict: Verdict, worse: float) -> Verdict:
         margin = self._retrain.margin
-        said = f"worse by {worse:.6f} nats" if worse > 0 else f"better by {-worse:.6f} nats"
+        said = f"{'worse' if worse > 0 else 'better'} by {abs(worse):.6f} nats" if worse else "as good"
         limit = f"{'more' if worse > margin else 'no more'} than margin {margin:g}" if worse > 0 else ""
         return replace(verdict, adopted=not worse > margin, reason=", ".join(filter(None, (said, limit))))
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from trader import cli_experiment, cli_feeds, cli_intake, cli_notify
+from trader import cli_experiment, cli_feeds, cli_intake, cli_models, cli_notify, cli_paper
 from trader.errors import ConfigError, TraderError
 from trader.terminal import print_table, settings, write
 
@@ -61,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     cli_experiment.add(commands)
     cli_experiment.add_search(commands)
     _add_reviews(commands)
+<<<<<<< HEAD
     cli_notify.add(commands)
+=======
+    cli_models.add(commands, _shared)
+>>>>>>> models
     return parser
 
 

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 import hashlib
-from itertools import accumulate
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +20,7 @@ from trader.errors import NoData, TimeError
 from trader.events import Signal, from_us, to_us
 from trader.ledger_schema import FoldFacts, RunFacts, connect, day, immediate, plain, row_of, store_errors
 from trader.records import Verdict
+from trader.round_trips import RoundTrip, round_trips_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -51,23 +50,6 @@ _INSERT = {
     table: f"INSERT INTO {table} (run, {columns}) VALUES (?{', ?' * len(columns.split(','))})"
     for table, columns in _HASHED.items()
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoundTrip:
-    """A position from flat to flat, or to its reversal; ``exit`` and pnl are None while it is open.
-
-    size: the most units held, negative for a short.  entry_price, exit_price: means over the units.
-    pnl: money, net of slippage and commission but not of borrow and interest, which are the account's.
-    """
-
-    symbol: str
-    entry: date
-    exit: date | None = None
-    size: float
-    entry_price: float
-    exit_price: float | None = None
-    pnl: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +217,7 @@ class Ledger:
     def round_trips(self, run: int | str) -> list[RoundTrip]:
         """Return each position from its opening to its closing, oldest entry first."""
         sql = "SELECT * FROM fills WHERE run = ? ORDER BY session, ref, part"
-        return _round_trips(self._query(sql, self.resolve(run)))
+        return round_trips_of(self._query(sql, self.resolve(run)))
 
     def metrics(self, run: int | str) -> list[Row]:
         """Return the figures written for a run: name, of, value, low, high."""
@@ -423,41 +405,3 @@ def _gross(record: SessionRecord, tail: _Tail) -> float:
     if tail.equity <= 0:  # ruined: a return on nothing has no meaning, so count money
         return tail.gross + before_costs - tail.equity
     return tail.gross * before_costs / tail.equity
-
-
-def _round_trips(fills: Sequence[Row]) -> list[RoundTrip]:
-    trips: list[RoundTrip] = []
-    held: dict[str, list[tuple[float, Row]]] = {}  # (units, fill) of the open position of a symbol
-    for fill in fills:
-        parts = held.setdefault(fill["symbol"], [])
-        position = math.fsum(units for units, _ in parts)
-        against = position * fill["size"] < 0
-        closing = math.copysign(min(abs(position), abs(fill["size"])), fill["size"]) if against else fill["size"]
-        parts.append((closing, fill))
-        if against and abs(position + closing) <= 1e-9 * abs(position):
-            trips.append(_trip(parts, closed=True))
-            rest = fill["size"] - closing
-            held[fill["symbol"]] = [(rest, fill)] if abs(rest) > 1e-9 * abs(fill["size"]) else []
-    return sorted(trips + [_trip(parts, closed=False) for parts in held.values() if parts], key=lambda trip: trip.entry)
-
-
-def _trip(parts: Sequence[tuple[float, Row]], *, closed: bool) -> RoundTrip:
-    """Sum up one position from the units that each fill brought to it or took from it."""
-    first, last = parts[0], parts[-1]
-    entered = [(units, fill["price"]) for units, fill in parts if units * first[0] > 0]
-    left = [(units, fill["price"]) for units, fill in parts if units * first[0] < 0]
-    commission = math.fsum(fill["commission"] * units / fill["size"] for units, fill in parts)
-    sizes = list(accumulate(units for units, _ in parts))
-    return RoundTrip(
-        symbol=first[1]["symbol"],
-        entry=date.fromisoformat(first[1]["session"]),
-        exit=date.fromisoformat(last[1]["session"]) if closed else None,
-        size=max(sizes, key=abs),
-        entry_price=_mean_price(entered),
-        exit_price=_mean_price(left) if closed else None,
-        pnl=-math.fsum(units * price for units, price in entered + left) - commission if closed else None,
-    )
-
-
-def _mean_price(parts: Sequence[tuple[float, float]]) -> float:
-    return math.fsum(units * price for units, price in parts) / math.fsum(units for units, _ in parts)
