@@ -7,10 +7,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import json
+from pathlib import Path
+import shutil
 import socketserver
 import ssl
+import subprocess
 from threading import Condition, Event, Lock, Thread
 from typing import Any
+
+import pytest
+
+
+def make_certificate(folder: Path) -> str:
+    """Make a certificate for 127.0.0.1 with its key in one file, alone in FILE.crt; return FILE."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificate")
+    path = folder / "both.pem"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=loopback"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", f"{path}.crt"]
+    subprocess.run([*words, *names], check=True, capture_output=True)
+    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
+    return str(path)
 
 
 class Post(BaseHTTPRequestHandler):
@@ -69,15 +86,20 @@ class WebhookServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, certificate: str = "") -> None:
         super().__init__(("127.0.0.1", port), Post)
+        self.scheme = "https" if certificate else "http"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         self.arrived, self.released = Condition(), Event()
         self.posts: list[Post] = []
         self.behave: Behave = takes
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/hook"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}/hook"
 
     def keys(self) -> list[str]:
         return [post.key for post in self.posts]

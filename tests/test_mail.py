@@ -7,15 +7,12 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from email import message_from_bytes, policy
 from email.message import EmailMessage
-from pathlib import Path
-import shutil
-import subprocess
 from threading import Event, Thread
 from typing import Any, cast
 
 import pytest
 
-from tests.receivers import MailServer, end, serve
+from tests.receivers import MailServer, end, make_certificate, serve
 from trader.channels import Channel, Failure, Lines
 from trader.errors import ConfigError
 from trader.mail import message
@@ -37,15 +34,7 @@ NOTE = Notification(
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Make a certificate for 127.0.0.1, with its key, in one file."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificate")
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=loopback"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", f"{path}.crt"]
-    subprocess.run([*words, *names], check=True, capture_output=True)
-    path.write_text(path.read_text() + Path(f"{path}.crt").read_text())
-    return str(path)
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

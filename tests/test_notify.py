@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests.receivers import Behave, Post, WebhookServer, drips, end, hangs, serve, takes
+from tests.receivers import Behave, Post, WebhookServer, drips, end, hangs, make_certificate, serve, takes
 from trader import cli, outbox
 from trader.channels import Channel, Failure, Lines
 from trader.clock import Clock, SimulatedClock
@@ -391,6 +391,26 @@ def test_a_redirect_is_not_followed(servers: Callable[[], WebhookServer], ledger
     with service(ledger, clock, server):
         assert tried(ledger, 1)["error"].startswith("HTTP 307, a redirect; name the URL")
     assert other.posts == []
+
+
+def test_https_needs_a_certificate_that_is_trusted(
+    ledger: Path, clock: SimulatedClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOOK_SECRET", SECRET)
+    monkeypatch.delenv("https_proxy", raising=False)
+    certificate = make_certificate(tmp_path)
+    server = WebhookServer(certificate=certificate)
+    serve(server)
+    tell(ledger, "a")
+    with service(ledger, clock, server):
+        assert tried(ledger, 1)["error"].startswith("a certificate that is not trusted")
+    assert server.posts == []
+    monkeypatch.setenv("SSL_CERT_FILE", f"{certificate}.crt")
+    clock.set(NOON + timedelta(seconds=LASTING_WAIT))
+    with service(ledger, clock, server) as notifier:
+        assert notifier.drain(20)
+    end(server)
+    assert server.keys() == ["a"]
 
 
 def breaks_off(post: Post, attempt: int) -> None:

@@ -59,11 +59,10 @@ class Lines:
     @contextmanager
     def open(self, seconds: float) -> Iterator[Line]:
         """Yield a line for one attempt, which ends after so many seconds whatever the other side does."""
-        line = Line(seconds)
         with self._lock:
             if self.is_cut:
                 raise Failure("closed before it was sent")
-            self._line = line
+            line = self._line = Line(seconds)
         try:
             yield line
         finally:
