@@ -2,8 +2,8 @@
 
     python -m tests.kill_harness HOME ACCOUNT LAST --kind instant --times 50 --seed 1
 
-Everything is imported once; each service is a fork of that, so a start costs milliseconds. It is killed by SIGKILL, either
-by itself at a boundary or by the harness at a random instant:
+Everything is imported once; each service is a fork of that, so a start costs milliseconds. It is killed by SIGKILL,
+either by itself at a boundary or by the harness at a random instant:
     transaction   right before a BEGIN, right before a COMMIT, or at the first statement after one
     rename        right before a file is renamed (models that are written)
     job           when the bell rings, in the thread of APScheduler

@@ -297,7 +297,7 @@ def test_settings_are_fixed_at_the_opening(tmp_path: Path) -> None:
         assert accounts.get("acct").config == builders.config(model=TINY, costs={"cash": 5_000.0})
         with pytest.raises(ConfigError, match="there is an account of this name already"):
             accounts.open("acct", builders.config(), FIRST)
-        with pytest.raises(NoData, match="no such account .*expected one of acct"):
+        with pytest.raises(NoData, match=r"no such account .*expected one of acct"):
             accounts.get("other")
 
 

@@ -61,11 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     cli_experiment.add(commands)
     cli_experiment.add_search(commands)
     _add_reviews(commands)
-<<<<<<< HEAD
     cli_notify.add(commands)
-=======
     cli_models.add(commands, _shared)
->>>>>>> models
+    cli_paper.add(commands)
     return parser
 
 
@@ -77,10 +75,8 @@ def _shared(parser: argparse.ArgumentParser) -> None:
 def _add_backtest(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("backtest", help="trade a span of history, out of sample, day by day")
     _shared(parser)
-    parser.add_argument("--from", dest="first", required=True, metavar="DAY", help="YYYY, YYYY-MM or YYYY-MM-DD")
-    parser.add_argument(
-        "--to", dest="last", required=True, metavar="DAY", help="the same; a year means its last session"
-    )
+    parser.add_argument("--from", dest="first", metavar="DAY", help="YYYY, YYYY-MM or YYYY-MM-DD")
+    parser.add_argument("--to", dest="last", metavar="DAY", help="the same; a year means its last session")
     parser.add_argument("--market", metavar="SYMBOL", help="sp500, nasdaq, or a symbol you imported")
     parser.add_argument("--news", metavar="NAME", help="wire, or a news set you imported")
     parser.add_argument("--model", metavar="NAME", help="finin, logistic, boosting, or package.module:Class")
@@ -91,6 +87,9 @@ def _add_backtest(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--execution", metavar="WHEN", help="next_open, next_close or close")
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same bytes")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
+    parser.add_argument(
+        "--as-account", metavar="NAME", help="a paper account's days again, with all that befell it; compares the rows"
+    )
     parser.add_argument("--daily", action="store_true", help="forecast event by event (slower; the same signals)")
     parser.set_defaults(command=_backtest)
 
@@ -165,8 +164,14 @@ def _add_reviews(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _backtest(options: argparse.Namespace) -> None:
+    if options.as_account:
+        cli_paper.as_account(options)
+        return
     from trader.config import day_of
 
+    for word, given in (("--from", options.first), ("--to", options.last)):
+        if given is None:
+            raise ConfigError("a backtest needs its days", where=word, expected="YYYY, YYYY-MM or YYYY-MM-DD")
     config, home = settings(options)
     config = config.with_run(
         market=options.market,

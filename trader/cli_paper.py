@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trader.errors import ConfigError
+from trader.errors import ConfigError, NoData, ReplayError
 from trader.terminal import print_table, settings
 
 if TYPE_CHECKING:
+    from trader.ledger import Ledger
     from trader.outcome import Home
 
 
@@ -142,6 +144,95 @@ def replay(options: argparse.Namespace) -> None:
     print(f"{done} {'decision' if done == 1 else 'decisions'} replayed.")
     for line in paper_report.lines(home, options.name):
         print(line)
+
+
+def as_account(options: argparse.Namespace) -> None:
+    """Backtest the days of an account with all that befell it, and say whether the rows are the same."""
+    from trader import engine
+    from trader.account import Accounts, befell
+    from trader.clock import WallClock
+    from trader.ledger import Ledger
+    from trader.progress import watching
+
+    given = [word for word in ("first", "last", "market", "news", "model", "strategy") if getattr(options, word)]
+    if given:
+        raise ConfigError("an account has days and settings of its own", where="--as-account", got=f"--{given[0]}")
+    home = _home(options)
+    with Ledger.open(home.ledger, read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        account = accounts.get(options.as_account)
+        if account.signals_run is not None:
+            do = "its own start checks every row: python -m trader paper status"
+            raise ConfigError("an account of stored signals forecasts nothing", where=account.name, do=do)
+        events, recorded = accounts.events(account), ledger.equity(account.run)
+        mine = ledger.ledger_hash(account.run)
+    if not recorded:
+        raise NoData("the account has traded no session yet", where=account.name)
+    first, last = (date.fromisoformat(recorded[at]["session"]) for at in (0, -1))
+    with watching() as watch:
+        made = engine.backtest(account.config, home.folder, first, last, watch=watch, **befell(events))
+    same = made.ledger_hash == mine
+    print(f"Account {account.name}, {first} to {last}: {len(recorded):,} sessions, hash {mine[:16]}")
+    print(f"Backtest of the same days, run {made.run}, with its {len(events)} events: hash {made.ledger_hash[:16]}")
+    print("Every signal, order, fill and equity is the same." if same else "They differ.")
+    if not same:
+        where = first_difference(home, account.run, made.run)
+        raise ReplayError("the account is not its backtest", where=account.name, got=where)
+
+
+def first_difference(home: Home, one: int, other: int) -> str:
+    """Return the first row, by session, in which two runs differ."""
+    from trader.ledger import Ledger
+
+    with Ledger.open(home.ledger, read_only=True) as ledger:
+        return ledger.first_difference(one, other)
+
+
+def promote(options: argparse.Namespace) -> None:
+    """Ask that a model be used from the next decision on, whatever the rule says, until the next adopted one."""
+    _name_model(options, "promote", options.model_id)
+
+
+def rollback(options: argparse.Namespace) -> None:
+    """Ask for the model that was in use before the present one."""
+    from trader.ledger import Ledger
+
+    with Ledger.open(_home(options).ledger, read_only=True) as ledger:
+        before = _models_used(ledger, options.account)[:-1]
+    if not before:
+        raise NoData("the account has used no other model before", where=options.account)
+    _name_model(options, "rollback", before[-1])
+
+
+def _models_used(ledger: Ledger, name: str) -> list[str]:
+    """Return the models that an account decided by, each where it was taken up, oldest first."""
+    from trader.account import Accounts
+    from trader.clock import WallClock
+
+    account = Accounts(ledger, WallClock()).get(name)
+    ids = [signal.model_id for signal in ledger.signals(account.run)]
+    return [one for at, one in enumerate(ids) if at == 0 or ids[at - 1] != one]
+
+
+def _name_model(options: argparse.Namespace, kind: str, model_id: str) -> None:
+    from trader.account import Accounts
+    from trader.cli_models import check_promotable
+    from trader.clock import WallClock
+    from trader.ledger import Ledger
+    from trader.parts import model_spec, readers_of
+    from trader.registry import Registry
+
+    home = _home(options)
+    with Ledger.open(home.ledger, read_only=True) as ledger:
+        config = Accounts(ledger, WallClock()).get(options.account).config
+    spec = model_spec(config, config.run.model, readers_of(config, home).texts_id)
+    check_promotable(Registry(home.models), model_id, spec)
+    with Ledger.open(home.ledger, synchronous="FULL") as ledger:
+        accounts = Accounts(ledger, WallClock())
+        account = accounts.get(options.account)
+        accounts.request(account, kind, model_id)
+        decided = accounts.last_decided(account)
+    print(f"{model_id} is asked for; the first decision after {decided or account.opened_at} takes it up.")
 
 
 def status(options: argparse.Namespace) -> None:

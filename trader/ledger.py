@@ -288,6 +288,20 @@ class Ledger:
                     digest.update(f"{row!r}\n".encode())
         return digest.hexdigest()
 
+    def first_difference(self, one: int, other: int) -> str:
+        """Name the first row in which two runs differ, by session, with both; "" where their hashes agree."""
+        found: list[tuple[str, str]] = []
+        for table, columns in _HASHED.items():
+            key = ", ".join(columns.split(", ")[: _KEYS[table]])
+            sql = f"SELECT {columns} FROM {table} WHERE run = ? ORDER BY {key}"
+            mine, theirs = (self._query(sql, run) for run in (one, other))
+            for row in range(max(len(mine), len(theirs))):
+                pair = [rows[row] if row < len(rows) else None for rows in (mine, theirs)]
+                if pair[0] != pair[1]:
+                    found.append((min(str(held["session"]) for held in pair if held), f"{table}: {pair[0]}, {pair[1]}"))
+                    break
+        return min(found)[1] if found else ""
+
     def _signal(self, row: Row) -> Signal:
         sql = "SELECT headline, weight FROM news_weights WHERE run = ? AND session = ? AND symbol = ? ORDER BY rank"
         found = self._query(sql, row["run"], row["session"], row["symbol"])
