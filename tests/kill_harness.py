@@ -21,11 +21,14 @@ import os
 from pathlib import Path
 import random
 import signal
+import sqlite3
 import sys
 import time
+import traceback
 from typing import Any
 
-from trader.clock import Calendar, Clock, SimulatedClock
+from trader.account import Accounts
+from trader.clock import Calendar, Clock, SimulatedClock, WallClock
 from trader.ledger import Ledger
 from trader.outcome import Home
 from trader.running import World, replay, running
@@ -48,11 +51,14 @@ def arm_transaction(at: int) -> None:
         if seen >= at:
             die()
 
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "sqlite3.connect/handle":
-            arguments[0].set_trace_callback(statement)
+    plain = sqlite3.connect
 
-    sys.addaudithook(hook)
+    def traced(*words: Any, **how: Any) -> sqlite3.Connection:
+        connection = plain(*words, **how)
+        connection.set_trace_callback(statement)
+        return connection
+
+    sqlite3.connect = traced  # type: ignore[assignment]
 
 
 def arm_rename(at: int) -> None:
@@ -89,12 +95,12 @@ def ring_through(home: Home, account: str, last: date, at: int) -> None:
     """Run the service as ``paper run`` does, woken by a bell, on a clock that each ring moves to the next decision."""
     calendar = Calendar()
     with Ledger.open(home.ledger) as ledger:
-        rows = ledger.query("SELECT max(session) AS s FROM decisions")
-    done = rows[0]["s"]
-    first = calendar.session(calendar.index(date.fromisoformat(done)) + 1) if done else None
-    if first is not None and first > last:
+        accounts = Accounts(ledger, WallClock())
+        held = accounts.get(account)
+        done = accounts.last_decided(held)
+    start = held.first_session if done is None else calendar.session(calendar.index(done) + 1)
+    if start > last:
         return
-    start = first or min(calendar.sessions(date(2010, 1, 1), last))
     clock = SimulatedClock(calendar.decide_at(start))
     with DeadlyBell(at) as bell, running(home, account, World(clock=clock, patient=True)) as service:
 
@@ -116,6 +122,8 @@ def child(work: Callable[[], None]) -> int:
         try:
             work()
             code = 3 if "torch" in sys.modules else 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return pid

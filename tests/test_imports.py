@@ -87,7 +87,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
     ("trader.why_report", "trader.pictures"),
     ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli_feeds", "trader.cli_notify"),
-    ("trader.cli_models", "trader.cli_paper", "trader.cli", "trader.__main__"),
+    ("trader.cli_paper", "trader.cli_models", "trader.cli", "trader.__main__"),
 )
 PLACE = {module: at for at, module in enumerate(module for layer in LAYERS for module in layer)}
 

@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from trader import cli_paper
 from trader.errors import ModelError, NoData
 from trader.terminal import settings
 
@@ -30,6 +31,15 @@ def add(
     shared(parser)
     parser.add_argument("id", metavar="ID", help="its name in `models list`, or the beginning of it")
     parser.set_defaults(command=models_show)
+    parser = models.add_parser("promote", help="let an account decide by this model, whatever the rule says")
+    shared(parser)
+    parser.add_argument("model_id", metavar="ID")
+    parser.add_argument("--account", required=True, metavar="NAME")
+    parser.set_defaults(command=cli_paper.promote)
+    parser = models.add_parser("rollback", help="let an account go back to the model that it used before")
+    shared(parser)
+    parser.add_argument("--account", required=True, metavar="NAME")
+    parser.set_defaults(command=cli_paper.rollback)
 
 
 def models_list(options: argparse.Namespace) -> None:

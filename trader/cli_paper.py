@@ -216,11 +216,11 @@ def _models_used(ledger: Ledger, name: str) -> list[str]:
 
 def _name_model(options: argparse.Namespace, kind: str, model_id: str) -> None:
     from trader.account import Accounts
-    from trader.cli_models import check_promotable
     from trader.clock import WallClock
     from trader.ledger import Ledger
     from trader.parts import model_spec, readers_of
     from trader.registry import Registry
+    from trader.training import check_promotable
 
     home = _home(options)
     with Ledger.open(home.ledger, read_only=True) as ledger:

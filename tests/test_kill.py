@@ -1,0 +1,73 @@
+"""A service that is killed, at every kind of boundary and at random instants, ends with the rows of an undisturbed run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+import json
+from pathlib import Path
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from tests import builders
+from tests.test_paper import TINY, an_account, backtest, ledger_hash, replayed
+
+SESSIONS = 390  # 140 of history and 250 that are replayed
+DAYS = builders.sessions(SESSIONS)
+FIRST, LAST = DAYS[139], DAYS[388]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A home with a finished run, whose signals accounts trade, and the hash of an undisturbed account of them."""
+    folder = builders.a_home(tmp_path_factory.mktemp("kill"), SESSIONS)
+    backtest(folder, model=TINY, first=FIRST, last=LAST)
+    run = an_account(folder, "undisturbed", first=FIRST, signals="1", model=TINY)
+    assert replayed(folder, "undisturbed", last=LAST) == 250
+    yield folder, ledger_hash(folder, run)
+
+
+def killed(home: Path, account: str, **how: object) -> dict[str, object]:
+    words = [word for name, value in how.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "tests.kill_harness", str(home), account, str(LAST), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said: dict[str, object] = json.loads(done.stdout)
+    return said
+
+
+@pytest.mark.parametrize(
+    ("kind", "times", "most"), [("transaction", 5, 150), ("transaction", 5, 12), ("job", 5, 40), ("instant", 50, 250)]
+)
+def test_a_killed_service_ends_with_the_rows_of_an_undisturbed_one(
+    home: tuple[Path, str], kind: str, times: int, most: int
+) -> None:
+    folder, undisturbed = home
+    account = f"{kind}{most}"
+    run = an_account(folder, account, first=FIRST, signals="1", model=TINY)
+    said = killed(folder, account, kind=kind, times=times, most=most, seed=most)
+    assert said["killed"] == times
+    assert said["torch"] is False, "stored signals need no model"
+    assert ledger_hash(folder, run) == undisturbed
+    with sqlite3.connect(folder / "ledger.db") as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+    assert [path.name for path in folder.rglob("*") if path.name.startswith((".part-", "tmp"))] == []
+
+
+def test_the_harness_would_see_a_service_that_decides_twice_or_leaves_one_out(home: tuple[Path, str]) -> None:
+    folder, undisturbed = home
+    run = an_account(folder, "shorter", first=FIRST, signals="1", model=TINY)
+    replayed(folder, "shorter", last=DAYS[387])
+    assert ledger_hash(folder, run) != undisturbed
+    with pytest.raises(sqlite3.IntegrityError), sqlite3.connect(folder / "ledger.db") as connection:
+        row = connection.execute("SELECT * FROM decisions WHERE run = ? LIMIT 1", (run,)).fetchone()
+        connection.execute("INSERT INTO decisions VALUES (?, ?, ?, ?, ?)", row)
+
+
+def test_the_days_are_those_of_the_issue() -> None:
+    assert len([day for day in DAYS if FIRST <= day <= LAST]) == 250
+    assert isinstance(FIRST, date)
