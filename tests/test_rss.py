@@ -10,7 +10,7 @@ from pathlib import Path
 import threading
 from time import perf_counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 import pytest
 
