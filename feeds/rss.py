@@ -141,28 +141,40 @@ def _next_address(url: str, target: str) -> str:
 
 def shown(url: str) -> str:
     """Return an address without what may be secret in it: name, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    scheme, _, rest = url.partition("?")[0].partition("#")[0].partition("://")  # of a damaged one too
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 class _Watch:
     """The connections of one exchange, and the thread that shuts them once its time is over."""
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.connections = seconds, list[Any]()
+        self.seconds, self.connections, self.sockets = seconds, list[Any](), list[socket.socket]()
         self.expired, self.done = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._guard, name="feed deadline", daemon=True)
+
+    def note(self, connection: Any) -> Any:
+        """Keep hold of a connection's socket: an answer that ends with the connection takes it away from there."""
+        connect = connection.connect
+
+        def connecting() -> None:
+            connect()
+            self.sockets.append(connection.sock)
+
+        connection.connect = connecting
+        self.connections.append(connection)  # whose socket, while it is still being connected, is a proxy's
+        return connection
 
     def _guard(self) -> None:
         if self.done.wait(self.seconds):
             return
         self.expired.set()
         while True:  # again and again: one may be about to open
-            for connection in list(self.connections):
-                if (open_socket := connection.sock) is not None:
-                    with suppress(OSError):  # it has gone by itself, which is all that is wanted
-                        # Not its own shutdown(): that of a TLS socket drops state which the reader still uses.
-                        socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
+            for one in [*self.sockets, *(connection.sock for connection in list(self.connections))]:
+                with suppress(OSError, TypeError):  # it has gone by itself, or is not there yet (None)
+                    # Not its own shutdown(): that of a TLS socket drops state which the reader still uses.
+                    socket.socket.shutdown(one, socket.SHUT_RDWR)
             if self.done.wait(0.1):
                 return
 
@@ -181,11 +193,7 @@ def _watched(session: requests.Session, seconds: float) -> Iterator[_Watch]:
             pool = super().get_connection_with_tls_context(*args, **named)
             make = type(pool).ConnectionCls
 
-            def noted(*args: Any, **named: Any) -> Any:
-                watch.connections.append(make(*args, **named))
-                return watch.connections[-1]
-
-            pool.ConnectionCls = noted  # type: ignore[assignment]
+            pool.ConnectionCls = lambda *args, **named: watch.note(make(*args, **named))  # type: ignore[assignment]
             return pool
 
     session.mount("http://", Adapter())
@@ -272,7 +280,7 @@ def _entries(answer: _Answer, symbols: str) -> list[Entry]:
     body, where = answer.body, shown(answer.url)
     bare = body.replace(b"\0", b"")  # UTF-16 and UTF-32 as well
     _refuse_what_is_no_feed(bare, where)
-    headers = {"content-type": _content_type(answer), "content-location": answer.url}
+    headers = {"content-type": _content_type(answer)}
     try:
         parsed = feedparser.parse(
             BytesIO(body), response_headers=headers, sanitize_html=False, resolve_relative_uris=False
@@ -315,8 +323,9 @@ def _content_type(answer: _Answer) -> str:
 
 
 def _entry(entry: Any, symbols: str) -> Entry:
-    name = "published" if entry.get("published_parsed") else "updated"
-    stated, text = _instant(entry.get(f"{name}_parsed")), str(entry.get(name, ""))
+    # dict's own get: feedparser's takes published for a missing updated, and warns of it.
+    name = "published" if dict.get(entry, "published_parsed") else "updated"
+    stated, text = _instant(dict.get(entry, f"{name}_parsed")), str(dict.get(entry, name, ""))
     link = str(entry.get("link", ""))
     return Entry(
         item_id=str(entry.get("id", "")) or link or (text if stated else ""),

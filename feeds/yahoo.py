@@ -94,7 +94,7 @@ def fetch_news(symbol: str, *, clock: Clock, session: requests.Session | None = 
     with _translated(symbol, _NEWS):
         articles = _ask_news(symbol, session)
         received = clock.now()
-        entries = [_entry(article, symbol) for article in articles if isinstance(article, Mapping)]
+        entries = [_entry(article, symbol) for article in articles]
     if not entries:
         raise SourceError("Yahoo answered with no news", where=symbol, do="check the symbol, or try again later")
     news, skewed = rows_of(entries, received=received)

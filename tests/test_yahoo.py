@@ -14,9 +14,11 @@ import pytest
 import requests
 from requests.adapters import HTTPAdapter
 
-from feeds.yahoo import fetch_bars
-from trader.clock import Calendar
+from feeds.base import Fetched
+from feeds.yahoo import fetch_bars, fetch_news, live_bars, newest_bars
+from trader.clock import Calendar, SimulatedClock
 from trader.errors import BadBar, SourceError, TimeError
+from trader.events import NewsItem
 
 FIRST, LAST = date(2024, 7, 1), date(2024, 7, 12)  # the 3rd closes at 13:00, the 4th is a holiday
 AFTER = datetime(2024, 8, 1, tzinfo=timezone.utc)
@@ -76,12 +78,21 @@ class Yahoo(BaseHTTPRequestHandler):
             status, answer = ANSWERS["SERVER" if "SERVER" in self.path else "GONE"]
         else:
             status, answer = 200, "a-crumb"
+        self._send(status, answer)
+
+    def _send(self, status: int, answer: object) -> None:
         body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/html" if isinstance(answer, str) else "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        """Answer for the symbol that the body names, as HEADLINES says: news."""
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status, answer = HEADLINES[asked["serviceConfig"]["s"][0]]
+        self._send(status, answer)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -199,3 +210,119 @@ def test_no_connection_is_a_source_error() -> None:
 def test_a_naive_now_is_refused() -> None:
     with pytest.raises(TimeError, match="without a zone"):
         fetch_bars("GOOD", FIRST, LAST, now=datetime(2024, 8, 1))  # noqa: DTZ001
+
+
+# Live: bars and headlines as they come
+
+
+def test_a_live_bar_is_known_when_we_received_it_and_not_at_its_close(yahoo: requests.Session) -> None:
+    bars = live_bars("GOOD", FIRST, LAST, clock=SimulatedClock(AFTER), session=yahoo)
+    assert [bar.session for bar in bars] == SESSIONS
+    assert {bar.known_at for bar in bars} == {AFTER}
+
+
+def test_the_newest_bars_are_those_of_the_last_sessions_that_have_closed(yahoo: requests.Session) -> None:
+    for now, last in (
+        (datetime(2024, 7, 12, 19, 59, 59, tzinfo=timezone.utc), date(2024, 7, 11)),
+        (datetime(2024, 7, 12, 20, 0, tzinfo=timezone.utc), date(2024, 7, 12)),
+        (datetime(2024, 7, 14, 12, 0, tzinfo=timezone.utc), date(2024, 7, 12)),  # a Sunday
+    ):
+        bars = newest_bars("GOOD", 4, clock=SimulatedClock(now), session=yahoo).bars
+        assert [bar.session for bar in bars] == [day for day in SESSIONS if day <= last][-4:]
+        assert {bar.known_at for bar in bars} == {now}
+
+
+def nested(title: object = "Shares rise", at: object = "2024-07-31T12:00:00Z", **more: object) -> dict[str, object]:
+    link = {"url": f"https://x/{title}"}
+    return {"id": f"id of {title}", "content": {"title": title, "pubDate": at, "canonicalUrl": link, **more}}
+
+
+def flat(title: str, at: object) -> dict[str, object]:
+    return {"uuid": f"id of {title}", "title": title, "link": "https://x", "providerPublishTime": at}
+
+
+def stream(*articles: object) -> dict[str, object]:
+    return {"data": {"tickerStream": {"stream": list(articles)}}}
+
+
+NOON = datetime(2024, 7, 31, 12, 0, tzinfo=timezone.utc)
+HEADLINES: dict[str, tuple[int, object]] = {
+    "NESTED": (200, stream(nested("Shares <b>rise</b> &amp; fall"), nested("An ad", ad=[]) | {"ad": [1]})),
+    "FLAT": (200, stream(flat("Old shape", NOON.timestamp()))),
+    "FUTURE": (200, stream(nested(at="2024-08-01T09:00:00Z"), nested("Local", at="2024-07-31T08:00:00-04:00"))),
+    "UNDATED": (
+        200,
+        stream(nested(at=None), nested("Odd", at="soon"), nested("Truth", at=True), nested("Far", at=1e30)),
+    ),
+    "DAMAGED": (200, stream({}, {"content": None}, {"content": {"title": 7}}, nested("Half \ud800 pair"))),
+    "NOTHING": (200, stream()),
+    "OTHER": (200, {"error": "no such thing"}),
+    "NULL": (200, {"data": None}),
+    "LIST": (200, [1, 2]),
+    "BLOCKED": (200, "<html><body>Please verify that you are human</body></html>"),
+    "DOWN": (200, "<html>Will be right back...</html>"),
+    "LIMIT": (429, "Too Many Requests"),
+    "BROKEN": (500, "Internal Server Error"),
+}
+
+
+def headlines(symbol: str, yahoo: requests.Session) -> Fetched:
+    return fetch_news(symbol, clock=SimulatedClock(AFTER), session=yahoo)
+
+
+def items_of(fetched: Fetched) -> list[NewsItem]:
+    assert fetched.news is not None and fetched.news.live
+    return list(fetched.news.news.items())
+
+
+def test_headlines_of_both_shapes_are_known_when_we_received_them(yahoo: requests.Session) -> None:
+    for symbol, title in (("NESTED", "Shares rise & fall"), ("FLAT", "Old shape")):
+        (only,) = items_of(headlines(symbol, yahoo))
+        assert (only.headline, only.symbols, only.published_at, only.known_at) == (title, (symbol,), NOON, AFTER)
+        assert only.item_id.startswith("id of ")
+
+
+def test_a_headline_from_the_future_is_dated_to_its_receipt_and_counted(yahoo: requests.Session) -> None:
+    fetched = headlines("FUTURE", yahoo)
+    assert [one.published_at for one in items_of(fetched)] == [AFTER, NOON]
+    assert fetched.skewed == 1
+
+
+def test_a_headline_without_a_readable_time_is_dated_to_its_receipt(yahoo: requests.Session) -> None:
+    assert [one.published_at for one in items_of(headlines("UNDATED", yahoo))] == [AFTER] * 4
+
+
+def test_damaged_articles_are_refused_one_by_one(yahoo: requests.Session) -> None:
+    fetched = headlines("DAMAGED", yahoo)
+    assert [one.headline for one in items_of(fetched)] == ["Half ? pair"]
+    assert fetched.news is not None
+    assert [one.reason for one in fetched.news.rejected] == ["an entry without a title"] * 3
+
+
+@pytest.mark.parametrize(
+    ("symbol", "words"),
+    [
+        ("NOTHING", "no news"),
+        ("OTHER", "no news"),
+        ("NULL", "cannot be used"),
+        ("LIST", "cannot be used"),
+        ("BLOCKED", "a page instead of news"),
+        ("DOWN", "Yahoo is down"),
+        ("LIMIT", "too many requests"),
+        ("BROKEN", "a page instead of news.*a server error or a block"),
+    ],
+)
+def test_each_failure_of_yahoos_news_is_one_source_error(yahoo: requests.Session, symbol: str, words: str) -> None:
+    import yfinance
+
+    with pytest.raises(SourceError, match=words) as caught:
+        headlines(symbol, yahoo)
+    assert symbol in str(caught.value) and "\n" not in str(caught.value)
+    assert yfinance.config.debug.hide_exceptions, "the setting of the process must be put back"
+
+
+def test_no_connection_for_news_is_a_source_error() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Yahoo) as closed:
+        port = closed.server_address[1]
+    with pytest.raises(SourceError, match=r"cannot be reached.*check the network"):
+        headlines("OFFLINE", session_to(port))

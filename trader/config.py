@@ -351,13 +351,18 @@ def _as_mapping(part: Any) -> dict[str, Any]:
     return {one.name: getattr(part, one.name) for one in fields(part)}
 
 
-def as_mapping(config: Config) -> dict[str, Any]:
-    """Return the settings as nested plain dicts, for the ledger."""
+def as_mapping(config: Config, *, live: bool = False) -> dict[str, Any]:
+    """Return the settings as nested plain dicts, for the ledger.
+
+    live: with the live feeds, which an account needs; they shape no backtest and no experiment, so the names of
+    those do not hang on them.
+    """
     return {
         part.name: _as_mapping(value)
         if is_dataclass(value := getattr(config, part.name))
         else {k: dict(v) for k, v in value.items()}
         for part in fields(config)
+        if live or part.name != "feeds"
     }
 
 
