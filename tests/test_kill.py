@@ -1,4 +1,4 @@
-"""A service that is killed, at every kind of boundary and at random instants, ends with the rows of an undisturbed run."""
+"""A service that is killed, at every kind of boundary and at any instant, ends with the rows of an undisturbed run."""
 
 from __future__ import annotations
 

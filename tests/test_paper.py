@@ -16,7 +16,7 @@ import pytest
 from tests import builders
 from tests.builders import CALENDAR
 from trader import engine, running
-from trader.account import Accounts, befell
+from trader.account import AccountEvent, Accounts, abstentions_of, controls_of, overrides_of
 from trader.clock import Clock, SimulatedClock, WallClock
 from trader.errors import ConfigError, NoData, ReplayError, StoreError, TimeError
 from trader.ledger import Ledger
@@ -208,6 +208,10 @@ def test_the_backtest_of_an_account_applies_what_befell_it(tmp_path: Path) -> No
     again = engine.backtest(account.config, home, FIRST, LAST, readers=builders.readers(), **befell(events))
     assert again.ledger_hash == ledger_hash(home, run)
     assert again.ledger_hash != plain.ledger_hash
+
+
+def befell(events: list[AccountEvent]) -> dict[str, Any]:
+    return {"overrides": overrides_of(events), "controls": controls_of(events), "abstain": abstentions_of(events)}
 
 
 def asked(home: Path, kind: str, detail: str = "") -> None:

@@ -287,8 +287,3 @@ def overrides_of(events: Iterable[AccountEvent]) -> Mapping[date, str]:
         for event in events
         if event.kind in ("promote", "rollback", "use") and event.session is not None
     }
-
-
-def befell(events: Sequence[AccountEvent]) -> dict[str, Mapping[date, Any]]:
-    """Return what a backtest has to be given so that it writes the account's own rows (``engine.backtest``)."""
-    return {"overrides": overrides_of(events), "controls": controls_of(events), "abstain": abstentions_of(events)}

@@ -149,7 +149,7 @@ def replay(options: argparse.Namespace) -> None:
 def as_account(options: argparse.Namespace) -> None:
     """Backtest the days of an account with all that befell it, and say whether the rows are the same."""
     from trader import engine
-    from trader.account import Accounts, befell
+    from trader.account import Accounts, abstentions_of, controls_of, overrides_of
     from trader.clock import WallClock
     from trader.ledger import Ledger
     from trader.progress import watching
@@ -170,7 +170,16 @@ def as_account(options: argparse.Namespace) -> None:
         raise NoData("the account has traded no session yet", where=account.name)
     first, last = (date.fromisoformat(recorded[at]["session"]) for at in (0, -1))
     with watching() as watch:
-        made = engine.backtest(account.config, home.folder, first, last, watch=watch, **befell(events))
+        made = engine.backtest(
+            account.config,
+            home.folder,
+            first,
+            last,
+            watch=watch,
+            overrides=overrides_of(events),
+            controls=controls_of(events),
+            abstain=abstentions_of(events),
+        )
     same = made.ledger_hash == mine
     print(f"Account {account.name}, {first} to {last}: {len(recorded):,} sessions, hash {mine[:16]}")
     print(f"Backtest of the same days, run {made.run}, with its {len(events)} events: hash {made.ledger_hash[:16]}")

@@ -285,8 +285,16 @@ def _trade(
             ledger.add_folds(run, [fold_facts(window, number, one) for number, one in numbered])
             ledger.add_verdicts(run, made.verdicts)
             with stages("broker"):
-                limits = {"risk": config.risk, "controls": {day: one for day, one in controls.items() if day in traded}}
-                trading = broker.trade(bars, tradable, strategy[0], strategy[1], *how, on_session=writer, **limits)
+                trading = broker.trade(
+                    bars,
+                    tradable,
+                    strategy[0],
+                    strategy[1],
+                    *how,
+                    on_session=writer,
+                    risk=config.risk,
+                    controls={day: one for day, one in controls.items() if day in traded},
+                )
                 stages.seconds["broker"] = -writer.seconds  # what the ledger took in between is not the broker's
             writer.finish()
             stages.seconds["ledger"] = writer.seconds

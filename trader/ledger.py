@@ -309,10 +309,12 @@ class Ledger:
 
     def _tail(self, run: int) -> _Tail:
         if run not in self._tails:
-            sql = "SELECT session, equity, equity_gross FROM equity WHERE run = ? ORDER BY session DESC LIMIT 1"
+            sql = (
+                "SELECT session, equity, equity_gross AS gross FROM equity WHERE run = ? ORDER BY session DESC LIMIT 1"
+            )
             last = self._query(sql, self.resolve(run))
             waiting = self._query("SELECT 1 FROM orders WHERE run = ? AND status = ? LIMIT 1", run, OPEN)
-            self._tails[run] = _Tail(*last[0].values(), bool(waiting)) if last else _Tail()
+            self._tails[run] = _Tail(**last[0], waiting=bool(waiting)) if last else _Tail()
         return self._tails[run]
 
     def has_table(self, name: str) -> bool:

@@ -84,7 +84,7 @@ def ends_on_signals(bell: Bell) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         bell.stop()
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
