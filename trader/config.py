@@ -315,12 +315,16 @@ def _as_mapping(part: Any) -> dict[str, Any]:
 
 
 def as_mapping(config: Config) -> dict[str, Any]:
-    """Return the settings as nested plain dicts, for the ledger."""
+    """Return the settings as nested plain dicts, for the ledger.
+
+    [notify] is left out: it shapes no result, may be changed at any time, and names people and places.
+    """
     return {
         part.name: _as_mapping(value)
         if is_dataclass(value := getattr(config, part.name))
         else {k: dict(v) for k, v in value.items()}
         for part in fields(config)
+        if part.name != "notify"
     }
 
 
