@@ -37,7 +37,7 @@ class Post(BaseHTTPRequestHandler):
     body: bytes
 
     def do_POST(self) -> None:
-        self.body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         with self.server.arrived:
             attempt = sum(1 for other in self.server.posts if other.key == self.key)
             self.server.posts.append(self)
@@ -45,9 +45,11 @@ class Post(BaseHTTPRequestHandler):
         with suppress(OSError):  # the sender may have left
             self.server.behave(self, attempt)
 
+    do_GET = do_POST  # what a redirect that is followed makes of it
+
     @property
     def key(self) -> str:
-        return self.headers["Idempotency-Key"]
+        return str(self.headers["Idempotency-Key"])
 
     @property
     def said(self) -> dict[str, Any]:

@@ -104,6 +104,11 @@ def test_a_mistake_is_named_with_its_place(raw: dict[str, Any], sentence: str) -
     assert sentence in str(caught.value)
 
 
+def test_where_notifications_go_is_kept_out_of_what_the_ledger_keeps() -> None:
+    config = from_mapping({"notify": {"hook": {"kind": "webhook", "secret_variable": "pasted here"}}}, "test")
+    assert config.notify and as_mapping(config) == as_mapping(Config())
+
+
 def test_whole_numbers_are_taken_where_a_fraction_is_meant() -> None:
     cash = from_mapping({"costs": {"cash": 5000}}, "test").costs.cash
     assert (cash, type(cash)) == (5000.0, float)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
 import json
 import os
@@ -209,6 +209,13 @@ def test_stderr_gets_json_unless_it_is_a_terminal_or_text_is_asked_for(tmp_path:
         os.close(descriptor)
 
 
+@pytest.fixture
+def restored_interval() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(before)
+
+
 def closes_stderr() -> None:
     os.close(2)
 
@@ -218,7 +225,8 @@ def test_without_a_stderr_nothing_is_written_to_whatever_took_its_number() -> No
     assert run(stdout=subprocess.PIPE, preexec_fn=close).strip() == "1"
 
 
-def test_threads_do_not_mix_their_lines(path: Path) -> None:
+def test_threads_do_not_mix_their_lines(path: Path, restored_interval: None) -> None:
+    sys.setswitchinterval(1e-6)
     log = log_to(path)
     threads = [Thread(target=lambda: [log.event("x", text="y" * 9000) for _ in range(50)]) for _ in range(4)]
     for one in threads:

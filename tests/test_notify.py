@@ -384,12 +384,15 @@ def test_an_outage_is_probed_by_one_message_and_not_by_all(
     assert len(server.posts) == 1
 
 
-def test_a_redirect_is_not_followed(servers: Callable[[], WebhookServer], ledger: Path, clock: Clock) -> None:
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed(
+    servers: Callable[[], WebhookServer], ledger: Path, clock: Clock, status: int
+) -> None:
     server, other = servers(), servers()
-    server.behave = answers(307, Location=other.url)
+    server.behave = answers(status, Location=other.url)
     tell(ledger, "a")
     with service(ledger, clock, server):
-        assert tried(ledger, 1)["error"].startswith("HTTP 307, a redirect; name the URL")
+        assert tried(ledger, 1)["error"].startswith(f"HTTP {status}, a redirect; name the URL")
     assert other.posts == []
 
 
@@ -555,13 +558,13 @@ def test_a_locked_ledger_repeats_nothing_and_is_waited_for(
     one = service(ledger, clock, server)
     with one as notifier:
         assert server.wait_for(1)
-        while sum(line["event"] == "notifier_failed" for line in one.said()) < 3:
-            assert not notifier.drain(0.01)
+        assert not notifier.drain(1.0)  # it comes back many times meanwhile
         holder.rollback()
         assert notifier.drain(20)
     holder.close()
     assert server.keys() == ["a"]
-    assert "database is locked" in next(line for line in one.said() if line["event"] == "notifier_failed")["error"]
+    failures = [line["error"] for line in one.said() if line["event"] == "notifier_failed"]
+    assert failures and all("database is locked" in error for error in failures)
 
 
 def test_a_ledger_that_cannot_be_opened_is_said_and_nothing_more(tmp_path: Path, clock: Clock) -> None:
@@ -570,8 +573,9 @@ def test_a_ledger_that_cannot_be_opened_is_said_and_nothing_more(tmp_path: Path,
     one = service(path, clock, "https://127.0.0.1:1/x", secret_variable="")
     with one as notifier:
         assert not notifier.drain(0.05)
-        while not one.said():
-            notifier.drain(0.05)
+        for _ in range(200):
+            if not one.said():
+                notifier.drain(0.05)
     assert "the ledger cannot be used" in one.said()[0]["error"]
 
 
@@ -745,7 +749,7 @@ def test_no_secret_is_ever_written_or_said(
     assert [text for text in told if "never-" in text] == []
 
 
-def test_the_config_that_the_ledger_keeps_holds_names_of_variables_alone(tmp_path: Path) -> None:
+def test_a_url_in_the_config_holds_no_query() -> None:
     with pytest.raises(ConfigError, match="a query, which may hold a secret") as caught:
         open_channels({"hook": hook("https://example.org/hook?key=never")})
     assert "never" not in str(caught.value)

@@ -115,7 +115,7 @@ class Accounts:
         run = config.run
         facts = RunFacts(
             kind="paper",
-            config=json.dumps(as_mapping(config), sort_keys=True, indent=1),
+            config=json.dumps(as_mapping(config, live=True), sort_keys=True, indent=1),
             seed=run.seed,
             code_version=code_version,
             first_session=first,

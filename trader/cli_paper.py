@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trader.errors import ConfigError, NoData, ReplayError
-from trader.terminal import print_table, settings
+from trader.terminal import add_log_words, opened_log, print_table, settings
 
 if TYPE_CHECKING:
     from trader.ledger import Ledger
     from trader.outcome import Home
+    from trader.world import Live
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,10 +38,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         parser.add_argument(f"--{word}", type=int, metavar="N")
     parser.set_defaults(command=open_account)
     parser = _named(names, "run", "run it until it is stopped (SIGTERM, Ctrl-C)")
-    _logs(parser)
+    add_log_words(parser)
     parser.set_defaults(command=run)
     parser = _named(names, "once", "do all that is due, and end; for cron")
-    _logs(parser)
+    add_log_words(parser)
     parser.set_defaults(command=once)
     parser = _named(names, "replay", "run it through past sessions on a simulated clock")
     parser.add_argument("--from", dest="first", metavar="DAY", help="of an account that has decided nothing yet")
@@ -67,10 +70,6 @@ def _named(names: argparse._SubParsersAction[argparse.ArgumentParser], word: str
 def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: config.toml in this folder)")
     parser.add_argument("--home", metavar="DIR", help="stores, caches, models, ledger (default: TRADER_HOME, or var/)")
-
-
-def _logs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--log", choices=["text", "json"], help="one line an event; text on a terminal, else json")
 
 
 def _home(options: argparse.Namespace) -> Home:
@@ -103,10 +102,9 @@ def run(options: argparse.Namespace) -> None:
     """Run a service until it is told to stop."""
     from trader.running import running
     from trader.wake import Bell, ends_on_signals, serve
-    from trader.world import live
 
     with (
-        live(_home(options), options.name, options.log) as world,
+        _live(options) as world,
         Bell() as bell,
         ends_on_signals(bell),
         running(_home(options), options.name, world.around()) as service,
@@ -117,16 +115,31 @@ def run(options: argparse.Namespace) -> None:
 def once(options: argparse.Namespace) -> None:
     """Do what is due, and say how much that was."""
     from trader.running import running
-    from trader.world import live
 
     with (
-        live(_home(options), options.name, options.log) as world,
+        _live(options) as world,
         running(_home(options), options.name, world.around(patient=True)) as service,
     ):
         world.poll()
         done = service.run_due()
         due = service.next_due()
     print(f"{done} {'decision' if done == 1 else 'decisions'} made; the next is due at {due:%Y-%m-%d %H:%M} UTC")
+
+
+@contextmanager
+def _live(options: argparse.Namespace) -> Iterator[Live]:
+    """Open the surroundings of a live account, with its log and the channels of today's config file."""
+    from trader.clock import WallClock
+    from trader.notify import open_channels
+    from trader.world import live
+
+    clock = WallClock()
+    log = opened_log(options, clock)
+    try:
+        with live(_home(options), options.name, open_channels(settings(options)[0].notify), log, clock) as world:
+            yield world
+    finally:
+        log.close()
 
 
 def replay(options: argparse.Namespace) -> None:

@@ -356,13 +356,14 @@ def as_mapping(config: Config, *, live: bool = False) -> dict[str, Any]:
 
     live: with the live feeds, which an account needs; they shape no backtest and no experiment, so the names of
     those do not hang on them.
+    [notify] is left out: it shapes no result, may be changed at any time, and names people and places.
     """
     return {
         part.name: _as_mapping(value)
         if is_dataclass(value := getattr(config, part.name))
         else {k: dict(v) for k, v in value.items()}
         for part in fields(config)
-        if live or part.name != "feeds"
+        if part.name != "notify" and (live or part.name != "feeds")
     }
 
 

@@ -57,16 +57,7 @@ class Request:
     def key(self, config: Config) -> tuple[dict[str, Any], str]:
         """Return the request with all settings as a plain dict, and its hash."""
         settings = as_mapping(config)
-        for section in (
-            "run",
-            "retrain",
-            "risk",
-            "costs",
-            "compute",
-            "strategy",
-            "feeds",
-            "notify",
-        ):  # they shape no cell
+        for section in ("run", "retrain", "risk", "costs", "compute", "strategy"):  # they shape no cell, but for these
             settings.pop(section)
         asked = {**json.loads(json.dumps(asdict(self), default=str)), "device": config.compute.device}
         whole = {**asked, "seed": config.run.seed, "settings": json.loads(json.dumps(settings, default=str))}

@@ -61,7 +61,7 @@ class WebhookSettings:
             raise ConfigError("one of url and url_variable is needed, and not both", where="notify webhook")
         if self.url:
             _check_url(self.url, "notify url", self.allow_plain_http)
-            if urlsplit(self.url).query:  # the ledger keeps the config whole
+            if urlsplit(self.url).query:
                 do = "put the URL into a variable and name that by url_variable"
                 raise ConfigError("a query, which may hold a secret", where="notify url", do=do)
         check_shared(self.events, {"timeout_seconds": self.timeout_seconds, "give_up_days": self.give_up_days})

@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
-from typing import Literal
 from zlib import crc32
 
 from feeds.base import LiveFeed
 from trader import outbox
 from trader.account import Account, Accounts
-from trader.clock import Clock, WallClock
+from trader.channels import Channel
+from trader.clock import Clock
 from trader.feed_health import Health, silent
 from trader.ledger import Ledger
 from trader.live_feeds import feeds_of
 from trader.logs import Log
-from trader.notify import Notifier, open_channels
+from trader.notify import Notifier
 from trader.outcome import Home
 from trader.paper import Told
 from trader.polling import Poller
@@ -42,15 +42,27 @@ KINDS = {
 }
 
 
+DRAIN_SECONDS = 5.0
+
+
 class Live:
     """A live account's surroundings, open."""
 
-    def __init__(self, clock: Clock, log: Log, feeds: Sequence[LiveFeed], health: Health, poller: Poller) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        log: Log,
+        feeds: Sequence[LiveFeed],
+        health: Health,
+        poller: Poller,
+        notifier: Notifier,
+    ) -> None:
         self._clock, self._log, self._feeds, self._health, self._poller = clock, log, feeds, health, poller
-        self.log = log.event
+        self._notifier, self.log = notifier, log.event
 
     def poll(self) -> None:
         """Ask the feeds that are due; one that fails is written down and asked again later."""
+        self._notifier.wake()
         for result in self._poller.poll_due():
             if result.error:
                 self._log.event("feed failed", level="warning", feed=result.feed, why=result.error)
@@ -95,19 +107,18 @@ def told_by(clock: Clock) -> Callable[[Ledger, Account], Told]:
 
 
 @contextmanager
-def live(home: Home, name: str, form: Literal["text", "json"] | None = None) -> Iterator[Live]:
-    """Open an account's surroundings and close them in order. Raises NoData, ConfigError."""
-    clock = WallClock()
+def live(home: Home, name: str, channels: Sequence[Channel], log: Log, clock: Clock) -> Iterator[Live]:
+    """Open an account's surroundings and close them in order; what waits to be told at the end gets some seconds.
+
+    channels: of today's config file, for an account's settings hold no secrets. Raises NoData, ConfigError.
+    """
     with Ledger.open(home.ledger, read_only=True) as ledger:
         config = Accounts(ledger, clock).get(name).config
-    feeds, channels = feeds_of(config), open_channels(config.notify)
-    log = Log.to_stderr(clock, form)
-    try:
-        with (
-            Health.open(home.ledger) as health,
-            MarketStore.open(home.store) as store,
-            Notifier(home.ledger, channels, account=name, clock=clock, log=log),
-        ):
-            yield Live(clock, log.bound(account=name), feeds, health, Poller(feeds, health, store, clock))
-    finally:
-        log.close()
+    feeds = feeds_of(config)
+    with (
+        Health.open(home.ledger) as health,
+        MarketStore.open(home.store) as store,
+        Notifier(home.ledger, channels, account=name, clock=clock, log=log) as notifier,
+    ):
+        yield Live(clock, log.bound(account=name), feeds, health, Poller(feeds, health, store, clock), notifier)
+        notifier.drain(DRAIN_SECONDS)
