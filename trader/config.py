@@ -19,6 +19,7 @@ from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from trader.errors import BadFile, ConfigError
+from trader.risk import RiskLimits
 
 T = TypeVar("T")
 
@@ -146,6 +147,7 @@ class Config:
     sentiment: Sentiment = field(default_factory=Sentiment)
     compute: Compute = field(default_factory=Compute)
     costs: CostSettings = field(default_factory=CostSettings)
+    risk: RiskLimits = field(default_factory=RiskLimits)
     evaluation: Evaluation = field(default_factory=Evaluation)
     experiment: Experiment = field(default_factory=Experiment)
     chat: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -211,7 +211,9 @@ def _trade(
         try:
             ledger.add_folds(run, [fold_facts(window, at, one) for at, one in enumerate(made.folds, start=1)])
             with stages("broker"):
-                trading = broker.trade(bars, tradable, strategy[0], strategy[1], *how, on_session=writer)
+                trading = broker.trade(
+                    bars, tradable, strategy[0], strategy[1], *how, on_session=writer, risk=config.risk
+                )
                 stages.seconds["broker"] = -writer.seconds  # what the ledger took in between is not the broker's
             writer.finish()
             stages.seconds["ledger"] = writer.seconds

@@ -73,6 +73,7 @@ class _Tail:
     session: str = ""
     equity: float = 0.0
     gross: float = 0.0
+    state: str = "ACTIVE"
 
 
 class Ledger:
@@ -157,7 +158,10 @@ class Ledger:
         with self._transaction():
             for table, part in checked.items():
                 self._conn.executemany(_INSERT[table], part)
-        self._tails[run] = _Tail(session, float(record.equity), gross)
+            if record.state != tail.state:
+                change = (run, session, record.state, record.state_reason)
+                self._conn.execute("INSERT INTO states (run, session, state, reason) VALUES (?, ?, ?, ?)", change)
+        self._tails[run] = _Tail(session, float(record.equity), gross, record.state)
 
     def write_metrics(self, run: int, metrics: Iterable[Metric]) -> None:
         """Record a run's figures, in place of any of the same name."""
@@ -207,6 +211,13 @@ class Ledger:
         """Return the table ``equity`` of a run, oldest first."""
         return self._query("SELECT * FROM equity WHERE run = ? ORDER BY session", self.resolve(run))
 
+    def states(self, run: int | str) -> list[Row]:
+        """Return a run's changes of state (session, state, reason), oldest first; it starts ACTIVE."""
+        if not self._query("SELECT 1 FROM sqlite_master WHERE name = 'states'"):
+            return []  # a ledger of before, opened to be read
+        sql = "SELECT session, state, reason FROM states WHERE run = ? ORDER BY session"
+        return self._query(sql, self.resolve(run))
+
     def why(self, run: int | str, session: date) -> list[Signal]:
         """Return a session's signals, one a symbol, whose ``top`` holds the headlines by weight, largest first.
 
@@ -243,7 +254,9 @@ class Ledger:
 
     def _tail(self, run: int) -> _Tail:
         if run not in self._tails:
-            sql = "SELECT session, equity, equity_gross FROM equity WHERE run = ? ORDER BY session DESC LIMIT 1"
+            sql = """SELECT session, equity, equity_gross,
+                coalesce((SELECT state FROM states s WHERE s.run = e.run ORDER BY s.session DESC LIMIT 1), 'ACTIVE')
+                FROM equity e WHERE run = ? ORDER BY session DESC LIMIT 1"""
             last = self._query(sql, self.resolve(run))
             self._tails[run] = _Tail(*last[0].values()) if last else _Tail()
         return self._tails[run]

@@ -91,8 +91,8 @@ CREATE TABLE orders (
   ref INTEGER NOT NULL,               -- 1, 2, 3 … within the run
   symbol TEXT NOT NULL,
   size REAL NOT NULL,
-  status TEXT NOT NULL,               -- how it ended: completed, cut, cancelled, expired, open at end
-  reason TEXT NOT NULL,               -- why it was cut, or ''
+  status TEXT NOT NULL,               -- how it ended: completed, cut, refused, cancelled, expired, open at end
+  reason TEXT NOT NULL,               -- why it was cut, refused or cancelled; flatten: the broker's own; or ''
   PRIMARY KEY (run, ref)
 ) STRICT, WITHOUT ROWID;
 
@@ -135,6 +135,15 @@ CREATE TABLE metrics (
   PRIMARY KEY (run, name, "of")
 ) STRICT, WITHOUT ROWID;
 """
+
+# Younger than version 1, and made wherever a ledger is opened to be written: those of before go on working.
+STATES = """CREATE TABLE IF NOT EXISTS states (
+  run INTEGER NOT NULL REFERENCES runs(id),
+  session TEXT NOT NULL,              -- from whose decision on the account is in this state
+  state TEXT NOT NULL CHECK (state IN ('ACTIVE', 'REDUCING', 'HALTED')),
+  reason TEXT NOT NULL,               -- why it is not ACTIVE, or ''
+  PRIMARY KEY (run, session)
+) STRICT, WITHOUT ROWID"""
 
 VIEWS = {
     # One row an order, with what became of it; price and reference price are means over its parts.
@@ -218,6 +227,8 @@ def connect(path: Path, *, synchronous: str = "NORMAL", read_only: bool = False)
             db.conn.execute("PRAGMA foreign_keys = ON")
             db.conn.execute(f"PRAGMA synchronous = {synchronous}")
             prepare(db, path)
+            if not read_only:
+                db.conn.execute(STATES)  # writes nothing where it is there
         except BaseException:
             db.close()
             raise
