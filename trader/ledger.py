@@ -60,6 +60,7 @@ class _Tail:
     equity: float = 0.0
     gross: float = 0.0
     waiting: bool = False  # whether orders are open that a next session has to end
+    state: str = "ACTIVE"
 
 
 class Ledger:
@@ -168,7 +169,10 @@ class Ledger:
                 self._conn.execute("DELETE FROM orders WHERE run = ? AND status = ?", (run, OPEN))
             for table, part in checked.items():
                 self._conn.executemany(_INSERT[table], part)
-        self._tails[run] = _Tail(session, float(record.equity), gross, bool(waiting))
+            if record.state != tail.state:
+                change = (run, session, record.state, record.state_reason)
+                self._conn.execute("INSERT INTO states (run, session, state, reason) VALUES (?, ?, ?, ?)", change)
+        self._tails[run] = _Tail(session, float(record.equity), gross, bool(waiting), record.state)
 
     def write_signal(self, run: int, signal: Signal) -> None:
         """Record a session's signal alone; the rest of the session follows by ``write_session``."""
@@ -245,12 +249,17 @@ class Ledger:
         rows = self._query("SELECT * FROM signals WHERE run = ? ORDER BY session, symbol", number)
         return [_signal(row, tops.get((row["session"], row["symbol"]), [])) for row in rows]
 
+    def states(self, run: int | str) -> list[Row]:
+        """Return a run's changes of state (session, state, reason), oldest first; it starts ACTIVE."""
+        if not self._query("SELECT 1 FROM sqlite_master WHERE name = 'states'"):
+            return []  # a ledger of before, opened to be read
+        sql = "SELECT session, state, reason FROM states WHERE run = ? ORDER BY session"
+        return self._query(sql, self.resolve(run))
+
     def state(self, run: int | str) -> tuple[str, str]:
-        """Return what state a run is in after its newest session, and why if it is not ACTIVE."""
-        number = self.resolve(run)
-        sql = "SELECT state, reason FROM states WHERE run = ? ORDER BY session DESC LIMIT 1"
-        rows = self._query(sql, number) if self.has_table("states") else []
-        return (rows[0]["state"], rows[0]["reason"]) if rows else ("ACTIVE", "")
+        """Return the state that a run is in after its newest session, and why if it is not ACTIVE."""
+        changes = self.states(run)
+        return (changes[-1]["state"], changes[-1]["reason"]) if changes else ("ACTIVE", "")
 
     def orders(self, run: int | str) -> list[Row]:
         """Return the table ``orders`` of a run, in the order of their decisions."""
@@ -309,9 +318,9 @@ class Ledger:
 
     def _tail(self, run: int) -> _Tail:
         if run not in self._tails:
-            sql = (
-                "SELECT session, equity, equity_gross AS gross FROM equity WHERE run = ? ORDER BY session DESC LIMIT 1"
-            )
+            sql = """SELECT session, equity, equity_gross AS gross,
+                coalesce((SELECT state FROM states s WHERE s.run = e.run ORDER BY s.session DESC LIMIT 1), 'ACTIVE')
+                AS state FROM equity e WHERE run = ? ORDER BY session DESC LIMIT 1"""
             last = self._query(sql, self.resolve(run))
             waiting = self._query("SELECT 1 FROM orders WHERE run = ? AND status = ? LIMIT 1", run, OPEN)
             self._tails[run] = _Tail(**last[0], waiting=bool(waiting)) if last else _Tail()

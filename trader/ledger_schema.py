@@ -92,8 +92,8 @@ CREATE TABLE orders (
   ref INTEGER NOT NULL,               -- 1, 2, 3 … within the run
   symbol TEXT NOT NULL,
   size REAL NOT NULL,
-  status TEXT NOT NULL,               -- how it ended: completed, cut, cancelled, expired, open at end
-  reason TEXT NOT NULL,               -- why it was cut, or ''
+  status TEXT NOT NULL,               -- how it ended: completed, cut, refused, cancelled, expired, open at end
+  reason TEXT NOT NULL,               -- why it was cut, refused or cancelled; flatten: the broker's own; or ''
   PRIMARY KEY (run, ref)
 ) STRICT, WITHOUT ROWID;
 
@@ -152,6 +152,14 @@ CREATE TABLE verdicts (
   sessions INTEGER NOT NULL,          -- on how many sessions they were compared
   reason TEXT NOT NULL,
   PRIMARY KEY (run, fold)
+) STRICT, WITHOUT ROWID""",
+    "states": """
+CREATE TABLE states (
+  run INTEGER NOT NULL REFERENCES runs(id),
+  session TEXT NOT NULL,              -- from whose decision on the account is in this state
+  state TEXT NOT NULL CHECK (state IN ('ACTIVE', 'REDUCING', 'HALTED')),
+  reason TEXT NOT NULL,               -- why it is not ACTIVE, or ''
+  PRIMARY KEY (run, session)
 ) STRICT, WITHOUT ROWID""",
 }
 

@@ -132,8 +132,8 @@ def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary
         found.append(f"The bars end on {span.last}.")
     if run.market in ("sp500", "nasdaq"):
         found.append("A price index: dividends are not in it, and nobody can trade it as such.")
-    if trading.cut:
-        found.append(
-            f"{len(trading.cut)} orders were cut to the exposure limit; `python -m trader trades latest` says which."
-        )
+    for what, orders in (("cut to a limit", trading.cut), ("refused", trading.refused)):
+        if orders:
+            were = "1 order was" if len(orders) == 1 else f"{len(orders)} orders were"
+            found.append(f"{were} {what}; `python -m trader trades latest` says which and why.")
     return found

@@ -165,7 +165,7 @@ class Guard:
 
 def _lost(equity: float, before: float, limit: float) -> bool:
     """Tell whether more than ``limit`` of ``before`` is gone, or whether that cannot be told; 0 is no limit."""
-    return bool(limit) and not before * (1 - limit) <= equity < math.inf
+    return bool(limit) and not (before > 0 and before * (1 - limit) <= equity < math.inf)
 
 
 def _share(equity: float, before: float) -> str:
