@@ -218,7 +218,7 @@ def test_what_comes_after_the_training_changes_no_verdict(tmp_path: Path) -> Non
     one, _ = judged(tmp_path / "one", a_window(inverted=OLD))
     for name, window in (("cut", a_window(OLD, HELD[1])), ("anew", a_window(OLD, other=HELD[1]))):
         assert judged(tmp_path / name, window)[0] == one
-    assert judged(tmp_path / "before", a_window(OLD, other=HELD[1] - 1))[0] != one
+    assert judged(tmp_path / "before", a_window(OLD, other=HELD[1] - 8))[0] != one
 
 
 def _trained_until(trainer: Trainer, held: int) -> TrainedFold:
@@ -228,7 +228,7 @@ def _trained_until(trainer: Trainer, held: int) -> TrainedFold:
     return trainer.train([fold])[0]
 
 
-@pytest.mark.parametrize(("held", "compared"), [(HELD[1] - 11, 10), (HELD[1] - 8, 7), (HELD[1] - 1, 0), (125, 0)])
+@pytest.mark.parametrize(("held", "compared"), [(HELD[1] - 12, 10), (HELD[1] - 8, 7), (HELD[1] - 1, 0), (125, 0)])
 def test_sessions_that_a_model_named_by_hand_has_seen_are_not_compared_on(
     tmp_path: Path, held: int, compared: int
 ) -> None:
@@ -287,8 +287,7 @@ def verdicts(outcome: Outcome) -> list[Verdict]:
 @pytest.mark.parametrize("how", [{}, {"model": "logistic"}, {"step": 1, "without": (130, 131, 140)}], ids=str)
 def test_day_by_day_adopts_the_same_models_as_by_folds(tmp_path: Path, how: dict[str, Any]) -> None:
     home = builders.a_home(tmp_path, 180, without=how.pop("without", ()))
-    step, last = how.pop("step", 10), 140 if "step" in how else 175
-    how |= {"walkforward": {"step": step}}
+    how |= {"walkforward": {"step": how.pop("step", 10)}}
     by_folds, daily = (run(home, daily=daily, **how) for daily in (False, True))
     assert daily.forecasts.signals == by_folds.forecasts.signals
     assert daily.ledger_hash == by_folds.ledger_hash
@@ -300,10 +299,9 @@ def test_day_by_day_adopts_the_same_models_as_by_folds(tmp_path: Path, how: dict
             for one in (daily, by_folds)
         ]
     assert rows[0] == rows[1]
-    assert [row["fold"] for row in rows[0]] == [
-        one.fold for one in verdicts(daily) if one.adopted and _used(daily, one)
-    ]
-    assert last
+    # Without a bar in between the same model is trained again; it counts as the last of these trainings.
+    number = {one.newcomer: one.fold for one in verdicts(daily) if one.adopted and _used(daily, one)}
+    assert [row["fold"] for row in rows[0]] == list(number.values())
 
 
 def _folds(ledger: Ledger, run: int) -> list[dict[str, Any]]:
@@ -311,7 +309,7 @@ def _folds(ledger: Ledger, run: int) -> list[dict[str, Any]]:
 
 
 def _used(outcome: Outcome, verdict: Verdict) -> bool:
-    return any(signal.model_id == verdict.newcomer for signal in outcome.forecasts.signals)
+    return any(one.model_id == verdict.newcomer and one.p_up is not None for one in outcome.forecasts.signals)
 
 
 def test_by_default_every_model_is_adopted_and_said_to_be(tmp_path: Path) -> None:
@@ -359,7 +357,6 @@ def test_a_model_past_its_age_abstains_both_ways(tmp_path: Path) -> None:
     plain = run(home, **how, retrain={})
     made = [run(home, **how, retrain={"max_age": 12}, daily=daily) for daily in (False, True)]
     assert made[0].ledger_hash == made[1].ledger_hash
-    seen = {one.model_id: LONG.index(LONG[0]) + one.fold.validation.stop for one in plain.forecasts.folds}
     abstained = 0
     for young, aged in zip(plain.forecasts.signals, made[0].forecasts.signals, strict=True):
         last_seen = Registry(home / "models").manifest(young.model_id)["spans"]["last_seen"]
@@ -370,7 +367,7 @@ def test_a_model_past_its_age_abstains_both_ways(tmp_path: Path) -> None:
         abstained += 1
         assert (aged.p_up, aged.side, aged.model_id) == (None, 0, young.model_id)
         assert aged.reason == f"model {young.model_id} last saw a session {age} sessions ago, more than max_age 12"
-    assert abstained > 10 and seen
+    assert abstained > 10
 
 
 def test_an_age_that_no_model_can_keep_is_refused() -> None:

@@ -138,6 +138,31 @@ def test_import_backtest_and_reviews_work_together(
     assert why[0].startswith(f"{DAYS[120]} toy: ")
 
 
+def test_the_models_of_a_home_are_listed_shown_and_checked(
+    say: Callable[..., Said], price_file: Path, news_file: Path
+) -> None:
+    say("prices", "import", price_file, "--symbol", "toy")
+    say("news", "import", news_file, "--name", "toy")
+    assert say("models", "list").out.splitlines()[-1].startswith("0 models in ")
+    made = json.loads(say("backtest", *SPAN, "--json").out)
+    ids = sorted(path.name for path in Path("var/models").iterdir())
+    head, *rows, last = say("models", "list").out.splitlines()
+    assert head.split() == ["id", "model", "trained", "on", "last", "seen", "loss", "KiB", "whole"]
+    assert [row.split()[0] for row in rows] == ids and len(ids) == made["folds"]
+    assert all(row.endswith("yes") for row in rows) and last.startswith(f"{len(ids)} models in ")
+
+    shown = say("models", "show", ids[0])
+    assert shown.code == 0
+    for said in (f"model       {TINY}, lookback 3, seed", "train       20", "last seen   20", "files       whole: "):
+        assert said in shown.out
+    assert say("models", "show", ids[0][:-3]).out == shown.out
+    assert "several models begin so" in refused(say("models", "show", "tests"))
+    assert "no such model" in refused(say("models", "show", "nobody"))
+    (Path("var/models") / ids[0] / "weights.safetensors").write_bytes(b"other")
+    assert "weights are damaged" in refused(say("models", "show", ids[0]))
+    assert "no: weights are damaged" in say("models", "list").out.splitlines()[1]
+
+
 def test_every_command_and_option_is_in_the_help(say: Callable[..., Said]) -> None:
     assert all(word in say("--help").out for word in ("backtest", "prices", "news", "runs", "trades", "why"))
     options = ("--from", "--to", "--market", "--news", "--model", "--strategy", "--lookback", "--execution", "--seed")
