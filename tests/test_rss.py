@@ -401,6 +401,8 @@ def test_a_prolog_made_to_be_slow_is_read_at_once(server: Misbehaving) -> None:
     ("body", "content_type"),
     [
         (rss(item("Société Générale €")), "application/xml; charset=iso-8859-1"),
+        (rss(item("Société Générale €")), "application/xml; charset=windows-1252"),
+        (rss(item("Société Générale €")), "application/xml; charset=koi8-r"),
         (rss(item("Société Générale €")), "text/xml; charset=us-ascii"),
         (rss(item("Société Générale €"), declared=" encoding='iso-8859-1'"), "text/xml"),
         (rss(item("Société Générale €")), "text/html; charset=no-such-thing"),
@@ -410,6 +412,8 @@ def test_a_prolog_made_to_be_slow_is_read_at_once(server: Misbehaving) -> None:
     ],
     ids=[
         "latin-1 over utf-8",
+        "windows-1252 over utf-8",
+        "koi8-r over utf-8",
         "ascii over utf-8",
         "declared latin-1",
         "unknown",
