@@ -43,8 +43,8 @@ def fetch_bars(
 
     A session that closes after ``now`` is left out: its bar is not finished. The answer may start later than first
     (a younger listing) and end before last (Yahoo has not the newest bar yet): look at the bars' sessions. A session
-    missing in between is refused (unless ``holes`` are allowed), and so is an answer of nothing. Each bar is known_at its session's close; whoever
-    fetches live notes when it came.
+    missing in between is refused (unless ``holes`` are allowed), and so is an answer of nothing. Each bar is known_at
+    its session's close; whoever fetches live notes when it came.
     session: what to ask with; by default yfinance's own. Yahoo's earlier answers are not taken from its cache.
     Raises SourceError (unreachable, too many requests, a server error, a page instead of prices, unknown symbol,
     a hole), TimeError for a naive now, BadBar for a row that is no bar.
