@@ -31,14 +31,20 @@ _PRICES, _NEWS = "prices", "news"
 
 
 def fetch_bars(
-    symbol: str, first: date, last: date, *, now: datetime, session: requests.Session | None = None
+    symbol: str,
+    first: date,
+    last: date,
+    *,
+    now: datetime,
+    session: requests.Session | None = None,
+    holes: bool = False,
 ) -> list[Bar]:
     """Fetch the bars of the sessions from first to last, both included, that have closed by now; oldest first.
 
     A session that closes after ``now`` is left out: its bar is not finished. The answer may start later than first
     (a younger listing) and end before last (Yahoo has not the newest bar yet): look at the bars' sessions. A session
-    missing in between is refused, and so is an answer of nothing. Each bar is known_at its session's close; whoever
-    fetches live notes when it came.
+    missing in between is refused (unless ``holes`` are allowed), and so is an answer of nothing. Each bar is known_at
+    its session's close; whoever fetches live notes when it came.
     session: what to ask with; by default yfinance's own. Yahoo's earlier answers are not taken from its cache.
     Raises SourceError (unreachable, too many requests, a server error, a page instead of prices, unknown symbol,
     a hole), TimeError for a naive now, BadBar for a row that is no bar.
@@ -59,15 +65,19 @@ def fetch_bars(
             do="check the symbol",
         )
     bars = bars_of(table.rename_axis("Date"), symbol=symbol, source=f"Yahoo {symbol}")
-    _refuse_holes(bars, due, symbol)
+    if not holes:
+        _refuse_holes(bars, due, symbol)
     return bars
 
 
 def live_bars(
     symbol: str, first: date, last: date, *, clock: Clock, session: requests.Session | None = None
 ) -> list[Bar]:
-    """Fetch bars as ``fetch_bars`` does, each known_at the later of its close and the instant at which it was here."""
-    bars = fetch_bars(symbol, first, last, now=clock.now(), session=session)
+    """Fetch bars as ``fetch_bars`` does, each known_at the later of its close and the instant at which it was here.
+
+    A session missing in between is left out: it may be in the store for long, and the newest bar is worth having.
+    """
+    bars = fetch_bars(symbol, first, last, now=clock.now(), session=session, holes=True)
     received = clock.now()
     return [replace(bar, known_at=max(bar.known_at, received)) for bar in bars]
 

@@ -232,6 +232,11 @@ def test_the_newest_bars_are_those_of_the_last_sessions_that_have_closed(yahoo: 
         assert {bar.known_at for bar in bars} == {now}
 
 
+def test_a_hole_in_the_past_does_not_keep_the_newest_bar_away(yahoo: requests.Session) -> None:
+    bars = live_bars("HOLE", FIRST, LAST, clock=SimulatedClock(AFTER), session=yahoo)
+    assert [bar.session for bar in bars] == SESSIONS[:3] + SESSIONS[4:]
+
+
 def nested(title: object = "Shares rise", at: object = "2024-07-31T12:00:00Z", **more: object) -> dict[str, object]:
     link = {"url": f"https://x/{title}"}
     return {"id": f"id of {title}", "content": {"title": title, "pubDate": at, "canonicalUrl": link, **more}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,7 +49,7 @@ def feeds_poll(options: argparse.Namespace) -> None:
         results = [poller.poll(name) for name in names]
         following = poller.next_due()
     if not results and following:
-        print(f"No feed is due before {_time(following)}; --all asks them all the same.")
+        print(f"No feed is due before {following:%Y-%m-%d %H:%M} UTC; --all asks them all the same.")
         return
     print_table(
         plain_table(
@@ -82,8 +81,9 @@ def feeds_list(options: argparse.Namespace) -> None:
     with _opened(options) as (feeds, health, _):
         rows = [_shown(feed, health.row(feed.name)) for feed in feeds]
         reasons = [reason for feed in feeds if (reason := health.stale(feed, now))]
-    heads = ("feed", "into", "last success", "last new", "answers", "failures", "items", "refused", "skewed", "next")
-    print_table(plain_table(heads, rows, right=(4, 5, 6, 7, 8)))
+    heads = ("feed", "last success", "last new", "answers", "failures", "items", "refused", "skewed", "next")
+    print_table(plain_table(heads, rows, right=(3, 4, 5, 6, 7)))
+    print("Times are UTC. refused, skewed: of the newest document. docs/feeds.md says what each is.")
     for reason in reasons:
         print(f"A decision would abstain now: {reason}")
     if not reasons:
@@ -92,16 +92,10 @@ def feeds_list(options: argparse.Namespace) -> None:
 
 def _shown(feed: LiveFeed, row: HealthRow | None) -> tuple[str, ...]:
     if row is None or row.address != feed.address:
-        return (feed.name, feed.into, "never", "never", "0", "0", "0", "0", "0", "now")
+        return (feed.name, "never", "never", "0", "0", "0", "0", "0", "now")
     counts = (row.successes, row.failures, row.items, row.rejected, row.skewed)
-    return (
-        feed.name, feed.into, _time(row.last_success), _time(row.last_new), *(f"{count:,}" for count in counts),
-        _time(row.next_due),
-    )  # fmt: skip
-
-
-def _time(instant: datetime | None) -> str:
-    return f"{instant:%Y-%m-%d %H:%M} UTC" if instant else "never"
+    success, new = (f"{at:%m-%d %H:%M}" if at else "never" for at in (row.last_success, row.last_new))
+    return (feed.name, success, new, *(f"{count:,}" for count in counts), f"{row.next_due:%m-%d %H:%M}")
 
 
 @contextmanager
