@@ -140,10 +140,14 @@ class Service:
         self._cursor = self._accounts.last_decided(self.account)
         self._outside.log("started", account=self.account.name, decided=str(self._cursor))
 
-    def stop(self) -> None:
-        """End the source's processes and the brokers, and give the lease back."""
+    def end(self) -> None:
+        """End the source's processes and the brokers' threads; also of a service that could not start."""
         self._source.close()
         self._books.end()
+
+    def stop(self) -> None:
+        """End everything and give the lease back."""
+        self.end()
         self._lease.give_back()
         self._outside.log("stopped", account=self.account.name, decided=str(self._cursor))
 

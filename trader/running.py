@@ -132,7 +132,11 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
             Outside(clock, world.stale, world.tell(ledger, account), world.log),
             patient=world.patient,
         )
-        service.start()
+        try:
+            service.start()
+        except BaseException:
+            service.end()
+            raise
         try:
             yield service
         finally:

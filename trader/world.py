@@ -45,6 +45,9 @@ KINDS = {
 DRAIN_SECONDS = 5.0
 
 
+DRAIN_SECONDS = 5.0
+
+
 class Live:
     """A live account's surroundings, open."""
 
