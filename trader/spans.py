@@ -79,7 +79,10 @@ def history_of(store: MarketStore, calendar: Calendar, config: Config, session: 
 
 def _in_time(store: MarketStore, calendar: Calendar, symbol: str, first: date, last: date) -> list[date]:
     """Return the sessions whose bar was known when they were decided; the others do not count as history."""
-    days = [bar.session for bar in store.as_of(calendar.decide_at(last)).bars(symbol, first, last)]
+    within = calendar.sessions(first, last) if first <= last else []
+    if not within:
+        return []
+    days = [bar.session for bar in store.as_of(calendar.decide_at(within[-1])).bars(symbol, first, last)]
     return [day for day in days if store.as_of(calendar.decide_at(day)).bar(symbol, day) is not None]
 
 
