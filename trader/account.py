@@ -21,7 +21,7 @@ from trader.errors import ConfigError, NoData
 from trader.events import from_us, to_us
 from trader.ledger import Ledger
 from trader.ledger_schema import RunFacts, day, plain
-from trader.records import Control
+from trader.records import NO_CONTROL, Control
 
 if TYPE_CHECKING:
     import sqlite3
@@ -250,20 +250,15 @@ class Accounts:
 
 
 def control_of(events: Iterable[AccountEvent]) -> Control:
-    """Return what the broker is told at a decision that takes these requests up; the last of halt and resume counts.
+    """Return what the broker is told at a decision that takes these requests up: the newest of them counts.
 
     >>> at = datetime(2026, 1, 2)
     >>> asked = [AccountEvent(seq=n, session=None, kind=k, detail="", at=at) for n, k in enumerate(("halt", "resume"))]
     >>> control_of(asked)
     Control(halt=False, resume=True, flatten=False)
     """
-    halt = resume = flatten = False
-    for event in events:
-        if event.kind == "flatten":
-            flatten = True
-        elif event.kind in ("halt", "resume"):
-            halt, resume = event.kind == "halt", event.kind == "resume"
-    return Control(halt=halt, resume=resume, flatten=flatten)
+    kinds = [event.kind for event in events if event.kind in ("halt", "resume", "flatten")]
+    return Control(**{kinds[-1]: True}) if kinds else NO_CONTROL
 
 
 def controls_of(events: Sequence[AccountEvent]) -> dict[date, Control]:

@@ -286,4 +286,4 @@ def request(options: argparse.Namespace) -> None:
     after = f"the first decision after {decided}" if decided else f"the decision of {account.first_session}"
     print(f"{options.kind} is written down; {after} takes it up.")
     if options.kind == "halt":
-        print("Orders that were sent before still fill; flatten cancels them and closes the position.")
+        print("Orders that still wait are cancelled then; the position stays. flatten closes it.")

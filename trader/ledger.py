@@ -7,8 +7,8 @@ Upstream the engine hands over each finished session; downstream are the reports
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import date
 import hashlib
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trader.clock import Clock, WallClock
 from trader.errors import NoData, TimeError
 from trader.events import Signal, from_us, to_us
-from trader.ledger_schema import FoldFacts, RunFacts, connect, day, immediate, plain, row_of, store_errors
+from trader.ledger_schema import FoldFacts, RunFacts, connect, day, plain, row_of, store_errors
 from trader.records import Verdict
 from trader.round_trips import RoundTrip, round_trips_of
 
@@ -61,6 +61,44 @@ class _Tail:
     gross: float = 0.0
     waiting: bool = False  # whether orders are open that a next session has to end
     state: str = "ACTIVE"
+
+
+class _Transaction(AbstractContextManager["sqlite3.Connection"]):
+    """One transaction that owns the write lock from its start. No generator: a Ctrl-C inside one's ``__enter__`` would
+    leave its clean-up to the garbage collector, which may roll back somebody else's transaction.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, tails: dict[int, _Tail]) -> None:
+        self._conn, self._path, self._tails = connection, path, tails
+        self._outer = False
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._outer = self._conn.in_transaction
+        if not self._outer:
+            with store_errors(self._path):
+                try:
+                    self._conn.execute("BEGIN IMMEDIATE")
+                except BaseException:
+                    self._undo()
+                    raise
+        return self._conn
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._outer:
+            return
+        with store_errors(self._path):
+            try:
+                if error is not None:
+                    raise error
+                self._conn.commit()
+            except BaseException:
+                self._undo()
+                raise
+
+    def _undo(self) -> None:
+        self._tails.clear()  # they may tell of rows that are undone
+        if self._conn.in_transaction:  # a full disk has rolled back by itself
+            self._conn.rollback()
 
 
 class Ledger:
@@ -338,22 +376,12 @@ class Ledger:
         with store_errors(self.path):
             return list(self._db.query(sql, values))
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
         """Let everything written inside be one transaction, all or nothing; one inside another is part of it.
 
         Yields the connection, for the rooms that keep tables of their own in this file.
         """
-        with store_errors(self.path):
-            if self._conn.in_transaction:
-                yield self._conn
-                return
-            try:
-                with immediate(self._conn):
-                    yield self._conn
-            except BaseException:
-                self._tails.clear()  # they may tell of rows that were undone
-                raise
+        return _Transaction(self._conn, self.path, self._tails)
 
 
 def signals_frame(path: Path | str, run: int | str = "latest", symbol: str | None = None) -> pd.DataFrame:

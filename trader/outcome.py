@@ -114,7 +114,7 @@ def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary
     abstained = sum(signal.p_up is None for signal in made.signals)
     if abstained:
         sessions = "1 session" if abstained == 1 else f"{abstained} sessions"
-        found.append(f"{sessions} had no bar in time: no decision, the position was kept, an order waited.")
+        found.append(f"{sessions} had no decision, the position was kept, an order waited.")
     if trading.optimistic:
         found.append("Execution at the very close that was decided on is the papers' convention, and optimistic.")
     elif trading.stale_opens and run.execution == "next_open":
