@@ -97,7 +97,7 @@ def test_the_lines_below_give_verdict_notes_definition_times_and_what_to_run_nex
     assert outcome.report.verdict in whole
     assert outcome.report.sharpe_definition in whole
     assert all(note in whole for note in outcome.notes)
-    assert "1 session had no bar in time: no decision, the position was kept" in whole
+    assert "1 session had no decision, the position was kept, an order waited." in whole
     assert "Bare backtrader over the same bars took" in whole
     assert str(outcome.home.ledger) in whole
     assert lines[-2:] == [
