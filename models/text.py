@@ -90,7 +90,7 @@ class FrozenModel:
             )
         config = read_json(folder / "config.json")
         _check_max_tokens(max_tokens, token_limit(config), folder)
-        chosen = _choose_dtype(dtype, device)
+        chosen = choose_dtype(dtype, device)
         facts = {
             "files": hashes,
             "auto_class": auto_class,
@@ -235,7 +235,8 @@ def _check_max_tokens(max_tokens: int, limit: int | None, folder: Path) -> None:
         )
 
 
-def _choose_dtype(dtype: Dtype, device: str) -> Literal["float32", "bfloat16"]:
+def choose_dtype(dtype: Dtype, device: str) -> Literal["float32", "bfloat16"]:
+    """Return what a dtype means on this machine: "auto" is bfloat16 where the device multiplies it natively."""
     if dtype == "auto":
         return "bfloat16" if device.startswith("cuda") or _cpu_has_bfloat16() else "float32"
     if dtype not in ("float32", "bfloat16"):

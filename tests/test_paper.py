@@ -298,7 +298,10 @@ def test_settings_are_fixed_at_the_opening(tmp_path: Path) -> None:
     an_account(home, model=TINY, costs={"cash": 5_000.0})
     with Ledger.open(home / "ledger.db") as ledger:
         accounts = Accounts(ledger, WallClock())
-        assert accounts.get("acct").config == builders.config(model=TINY, costs={"cash": 5_000.0})
+        held = accounts.get("acct").config
+        assert held.text.dtype != "auto", "what auto means here and now is fixed too"
+        asked_for = builders.config(model=TINY, costs={"cash": 5_000.0}, text={"dtype": held.text.dtype})
+        assert held == asked_for
         with pytest.raises(ConfigError, match="there is an account of this name already"):
             accounts.open("acct", builders.config(), FIRST)
         with pytest.raises(NoData, match=r"no such account .*expected one of acct"):

@@ -281,6 +281,18 @@ def always_buy(
     return np.array(equity, dtype=np.float64)
 
 
+def holding(
+    symbol: str,
+    costs: Costs | None = None,
+    execution: Execution = "next_open",
+    stale_open: StaleOpen = "next_close",
+) -> Trading:
+    """Return what ``always_buy`` does, one session at a time: push bars with signals that say long."""
+    from strategies.long_short import LongShort
+
+    return Trading(symbol, LongShort, {}, costs, execution, stale_open)
+
+
 def bare_seconds(
     bars: Sequence[Bar],
     signals: Sequence[Signal],

@@ -63,44 +63,6 @@ class _Tail:
     state: str = "ACTIVE"
 
 
-class _Transaction(AbstractContextManager["sqlite3.Connection"]):
-    """One transaction that owns the write lock from its start. No generator: a Ctrl-C inside one's ``__enter__`` would
-    leave its clean-up to the garbage collector, which may roll back somebody else's transaction.
-    """
-
-    def __init__(self, connection: sqlite3.Connection, path: Path, tails: dict[int, _Tail]) -> None:
-        self._conn, self._path, self._tails = connection, path, tails
-        self._outer = False
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._outer = self._conn.in_transaction
-        if not self._outer:
-            with store_errors(self._path):
-                try:
-                    self._conn.execute("BEGIN IMMEDIATE")
-                except BaseException:
-                    self._undo()
-                    raise
-        return self._conn
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if self._outer:
-            return
-        with store_errors(self._path):
-            try:
-                if error is not None:
-                    raise error
-                self._conn.commit()
-            except BaseException:
-                self._undo()
-                raise
-
-    def _undo(self) -> None:
-        self._tails.clear()  # they may tell of rows that are undone
-        if self._conn.in_transaction:  # a full disk has rolled back by itself
-            self._conn.rollback()
-
-
 class Ledger:
     """One ledger file, open. Use as a context manager, from one thread."""
 
@@ -381,7 +343,7 @@ class Ledger:
 
         Yields the connection, for the rooms that keep tables of their own in this file.
         """
-        return _Transaction(self._conn, self.path, self._tails)
+        return Transaction(self._conn, self.path, undone=self._tails.clear)  # they may tell of rows that are undone
 
 
 def signals_frame(path: Path | str, run: int | str = "latest", symbol: str | None = None) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 
 from trader.account import Account, Accounts
@@ -20,7 +20,7 @@ class ModelSource:
     """Forecasts by the model in use, which is trained when it is due (``trader.paper.Source``).
 
     first_read: the session to begin reading at, for a first decision on a session.   clock: of the account.
-    warm_up: loads the language model ahead of the first decision.
+    warm_up: loads the language model ahead of the first decision.   embed: reads headlines into its cache.
     """
 
     def __init__(
@@ -33,9 +33,11 @@ class ModelSource:
         clock: Clock,
         first_read: Callable[[date], date],
         warm_up: Callable[[], object] | None,
+        embed: Callable[[Sequence[str]], object],
     ) -> None:
         self._host, self._scheduler, self._calendar, self._ledger = host, scheduler, calendar, ledger
         self._account, self._clock, self._first_read, self._read = account, clock, first_read, warm_up
+        self._embed = embed
 
     def start(self, following: date) -> None:
         """Read the sessions before ``following``, and take up the model that decided the last one."""
@@ -63,6 +65,10 @@ class ModelSource:
     def on(self, event: Event) -> None:
         """Take news, a bar, or that a model is due."""
         self._host.on(event)
+
+    def read_ahead(self, session: date) -> None:
+        """Embed the headlines of a session that have come so far, so that its decision has only the last to read."""
+        self._embed(self._scheduler.news_so_far(session, self._clock.now()).headline)
 
     def pending(self) -> str:
         """Name the model that is being trained and that the next decision has to wait for; "" where there is none."""

@@ -37,6 +37,10 @@ class Source(Protocol):
         """Take news, a bar, or that a model is due."""
         ...
 
+    def read_ahead(self, session: date) -> None:
+        """Do what can be done for a session's decision before it is due."""
+        ...
+
     def pending(self) -> str:
         """Name the model that is being trained and that the next decision has to wait for; "" where there is none."""
         ...
@@ -218,6 +222,11 @@ class Service:
                 expected=f"at least {newest}",
                 do="set the machine's clock right; nothing is decided until then",
             )
+
+    def read_ahead(self) -> None:
+        """Let the source read what has come for the next session, so that its decision is quick."""
+        self._warm_up()
+        self._source.read_ahead(self._next())
 
     # One session
 

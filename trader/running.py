@@ -9,7 +9,7 @@ from datetime import date, datetime
 from typing import Any
 
 from trader.account import Account, Accounts
-from trader.broker import Trading
+from trader.broker import Trading, holding
 from trader.clock import Calendar, Clock, SimulatedClock, WallClock
 from trader.config import Config
 from trader.errors import ConfigError, NoData
@@ -93,7 +93,16 @@ def open_account(
             config = replace(config, run=replace(config.run, model=facts["model"], news=facts["news"]))
         else:
             model_spec(config, config.run.model, "")
+            config = _with_dtype(config)
         return Accounts(ledger, clock).open(name, config, start, signals_run=run, code_version=code_version())
+
+
+def _with_dtype(config: Config) -> Config:
+    """Fix what dtype "auto" means on this machine, so that the account reads alike wherever it goes on."""
+    from models.text import choose_dtype
+
+    dtype = choose_dtype(config.text.dtype, config.compute.device)
+    return replace(config, text=replace(config.text, dtype=dtype))
 
 
 @contextmanager
@@ -167,8 +176,6 @@ def replay(home: Home, name: str, first: date | None, last: date, world_of: Call
 
 
 def _books(config: Config) -> Books:
-    from strategies.long_short import LongShort
-
     kind, params = strategy_of(config)
     how: dict[str, Any] = {
         "costs": costs_of(config),
@@ -176,7 +183,7 @@ def _books(config: Config) -> Books:
         "stale_open": config.costs.stale_open,
     }
     symbol = config.run.market
-    return Books(Trading(symbol, kind, params, risk=config.risk, **how), Trading(symbol, LongShort, {}, **how))
+    return Books(Trading(symbol, kind, params, risk=config.risk, **how), holding(symbol, **how))
 
 
 def _source(
@@ -207,4 +214,6 @@ def _source(
     def first_read(session: date) -> date:
         return history_of(store, calendar, config, session, spec.lookback)
 
-    return ModelSource(host, scheduler, calendar, ledger, account, world.clock, first_read, readers.warm_up)
+    return ModelSource(
+        host, scheduler, calendar, ledger, account, world.clock, first_read, readers.warm_up, readers.texts.index
+    )

@@ -7,11 +7,11 @@ In a backtest the sessions come from the calendar; the window and the forecaster
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 
 from trader.clock import Calendar
 from trader.config import WalkForward
-from trader.events import Bar, BarClosed, DecisionDue, Event, NewsArrived, RetrainDue
+from trader.events import Bar, BarClosed, DecisionDue, Event, NewsArrived, NewsBatch, RetrainDue
 from trader.store import MarketStore
 from trader.walkforward import is_retrain_session
 
@@ -84,6 +84,12 @@ class Scheduler:
         yield DecisionDue(session=session, at=decide_at, missing=self._missing(session, bar is not None))
         if is_retrain_session(number, self._spec):
             yield RetrainDue(session=session, at=decide_at)
+
+    def news_so_far(self, session: date, at: datetime) -> NewsBatch:
+        """Return the headlines of a session that were known at an instant before its cutoff."""
+        number = self._calendar.index(session)
+        after = self._calendar.cutoff(self._calendar.session(number - 1))
+        return self._store.as_of(at).news(self._news, after, self._calendar.cutoff(session))
 
     def _missing(self, session: date, has_bar: bool) -> str:
         """Say why there can be no decision on a session, or nothing."""

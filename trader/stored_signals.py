@@ -27,6 +27,9 @@ class StoredSignals:
     def on(self, event: Event) -> None:
         """Nothing is learned."""
 
+    def read_ahead(self, session: date) -> None:
+        """Nothing is read."""
+
     def pending(self) -> str:
         """Nothing is ever waited for."""
         return ""

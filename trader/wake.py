@@ -70,6 +70,7 @@ def serve(service: Service, bell: Bell, poll: Callable[[], None], log: Callable[
             poll()
             service.renew()
             service.run_due(lambda: not bell.stopped.is_set())
+            service.read_ahead()
             bell.at(service.next_due())
             said = ""
         except (TimeError, SourceError) as error:
