@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trader.clock import Clock, WallClock
 from trader.errors import NoData, TimeError
 from trader.events import Signal, from_us, to_us
-from trader.ledger_schema import FoldFacts, RunFacts, connect, day, plain, row_of, store_errors
+from trader.ledger_schema import FoldFacts, RunFacts, Transaction, connect, day, plain, row_of, store_errors
 from trader.records import Verdict
 from trader.round_trips import RoundTrip, round_trips_of
 

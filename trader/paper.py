@@ -93,13 +93,17 @@ class Outside:
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    """One session's decision. why: ("", ""), or what kept it from being made and the reason."""
+    """One session's decision. why: ("", ""), or what kept it from being made and the reason.
+
+    model: the one that was waited for in vain, or "".
+    """
 
     session: date
     signal: Signal | None
     bar: Bar | None
     why: tuple[str, str]
     latency: float | None
+    model: str
 
 
 class Service:
@@ -238,6 +242,7 @@ class Service:
             if not self._patient:
                 return False
             self._source.wait(deadline)
+            model = self._source.pending()
         requests = self._accounts.requests(self.account)
         for asked in requests:
             if asked.kind in ("promote", "rollback"):
@@ -254,7 +259,7 @@ class Service:
         if signal is not None and signal.p_up is None and not why[1]:
             why = "abstain", signal.reason  # the model itself could not
         closed = self._close_waiting(bars)
-        self._write(_Decided(session, signal, bars.get(session), why, latency), requests, closed)
+        self._write(_Decided(session, signal, bars.get(session), why, latency, model), requests, closed)
         for event in events:
             if isinstance(event, RetrainDue):
                 self._source.on(event)
@@ -310,6 +315,9 @@ class Service:
     def _write_outside(self, made: _Decided) -> None:
         """Write what befell this decision, and what the source has to say since the last one."""
         happened = [(made.session, *made.why)] if made.why[0] else []
+        if made.why[0] == "late" and made.model and made.signal is not None:
+            # By the rule the model that was not ready decides here: a backtest has to be told which one did.
+            happened.append((made.session, "use", made.signal.model_id))
         happened += [(fact.session, fact.kind, fact.detail) for fact in self._source.facts()]
         for session, kind, detail in happened:
             self._accounts.happened(self.account, session, kind, detail)
