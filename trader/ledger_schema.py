@@ -8,8 +8,8 @@ The comments of the script are kept by SQLite, so whoever opens the file by anot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from datetime import date
 import math
@@ -225,6 +225,46 @@ def immediate(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:  # a full disk has rolled back by itself
             connection.rollback()
         raise
+
+
+class Transaction(AbstractContextManager[sqlite3.Connection]):
+    """One transaction that owns the write lock from its start; one inside another is part of it.
+
+    No generator: a Ctrl-C inside one's ``__enter__`` would leave its clean-up to the garbage collector, which may roll
+    back somebody else's transaction.   undone: called where its rows are undone.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path, undone: Callable[[], object]) -> None:
+        self._conn, self._path, self._undone = connection, path, undone
+        self._outer = False
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._outer = self._conn.in_transaction
+        if not self._outer:
+            with store_errors(self._path):
+                try:
+                    self._conn.execute("BEGIN IMMEDIATE")
+                except BaseException:
+                    self._undo()
+                    raise
+        return self._conn
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._outer:
+            return
+        with store_errors(self._path):
+            try:
+                if error is not None:
+                    raise error
+                self._conn.commit()
+            except BaseException:
+                self._undo()
+                raise
+
+    def _undo(self) -> None:
+        self._undone()
+        if self._conn.in_transaction:  # a full disk has rolled back by itself
+            self._conn.rollback()
 
 
 def connect(path: Path, *, synchronous: str = "NORMAL", read_only: bool = False, wait_seconds: float = 5.0) -> Database:
