@@ -247,6 +247,14 @@ def workers_of(config: Config) -> int:
     return config.compute.workers or os.cpu_count() or 1
 
 
+def with_dtype(config: Config) -> Config:
+    """Fix what dtype "auto" means on this machine, so that an account reads alike wherever it goes on."""
+    from models.text import choose_dtype
+
+    dtype = choose_dtype(config.text.dtype, config.compute.device)
+    return replace(config, text=replace(config.text, dtype=dtype))
+
+
 def readers_for(config: Config, home: Home, reading: Reading, market: str) -> Readers:
     """Return what an experiment's method reads headlines through: the configured readers but for what it names.
 

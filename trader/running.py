@@ -19,7 +19,7 @@ from trader.ledger import Ledger
 from trader.model_source import ModelSource
 from trader.outcome import Home
 from trader.paper import Outside, Service, Source, Told, check_tradable, first_session
-from trader.parts import Readers, costs_of, model_spec, readers_of, stock, strategy_of, window_of
+from trader.parts import Readers, costs_of, model_spec, readers_of, stock, strategy_of, window_of, with_dtype
 from trader.recording import code_version
 from trader.registry import Registry
 from trader.replay import Books
@@ -93,16 +93,8 @@ def open_account(
             config = replace(config, run=replace(config.run, model=facts["model"], news=facts["news"]))
         else:
             model_spec(config, config.run.model, "")
-            config = _with_dtype(config)
+            config = with_dtype(config)
         return Accounts(ledger, clock).open(name, config, start, signals_run=run, code_version=code_version())
-
-
-def _with_dtype(config: Config) -> Config:
-    """Fix what dtype "auto" means on this machine, so that the account reads alike wherever it goes on."""
-    from models.text import choose_dtype
-
-    dtype = choose_dtype(config.text.dtype, config.compute.device)
-    return replace(config, text=replace(config.text, dtype=dtype))
 
 
 @contextmanager
