@@ -314,3 +314,15 @@ def test_only_the_intervals_depend_on_the_seed_where_the_model_draws_nothing(hom
     assert bounds["first"] == bounds["same"]
     assert bounds["first"].keys() == bounds["other"].keys() != set()
     assert all(bounds["first"][key] != bounds["other"][key] for key in bounds["first"])
+
+
+def test_the_limits_of_the_config_reach_the_broker_and_its_states_the_ledger(home: Path) -> None:
+    days = builders.sessions(COUNT)
+    settings = builders.config(**LONG_SHORT, seed=1, costs=COSTS, risk={"max_order": 0.25, "max_drawdown": 0.001})
+    made = engine.backtest(settings, home, days[FIRST["next_open"]], days[-1], readers=builders.readers())
+    found = _rows(home / "ledger.db", "SELECT * FROM orders WHERE run = ? ORDER BY ref", made.run)
+    assert "order limit 0.25 of equity" in found[0]["reason"]
+    assert {row["status"] for row in found} >= {"cut", "refused"}
+    (state,) = _rows(home / "ledger.db", "SELECT * FROM states WHERE run = ?", made.run)
+    assert state["state"] == "HALTED" and state["reason"].endswith("limit 0.001")
+    assert any("refused; `python -m trader trades latest` says which and why." in note for note in made.notes)

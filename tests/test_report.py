@@ -182,7 +182,7 @@ class Greedy(bt.Strategy):
 
 def test_orders_that_were_cut_are_told_with_where_to_look(tmp_path: Path) -> None:
     lines = " ".join(report.closing_lines(_run(builders.a_home(tmp_path), strategy="tests.test_report:Greedy")))
-    assert re.search(r"\d+ orders were cut to the exposure limit; `python -m trader trades latest` says which", lines)
+    assert re.search(r"\d+ orders were cut to a limit; `python -m trader trades latest` says which and why", lines)
 
 
 def test_the_verdict_says_noise_where_the_interval_holds_zero() -> None:
