@@ -55,10 +55,7 @@ def feeds(**sections: dict[str, Any]) -> Any:
 def test_config_toml_shows_every_key_of_a_feed_with_its_default_and_a_comment() -> None:
     lines = FILE.read_text(encoding="utf-8").splitlines()
     first = next(at for at, line in enumerate(lines) if line.startswith("# [feeds."))
-    block = [
-        line.removeprefix("#").removeprefix(" ")
-        for line in lines[first : lines.index("", first)]
-    ]
+    block = [line.removeprefix("#").removeprefix(" ") for line in lines[first : lines.index("", first)]]
     written: dict[str, Any] = {}
     for section in tomllib.loads("\n".join(block))["feeds"].values():
         written |= section

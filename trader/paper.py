@@ -146,7 +146,7 @@ class Service:
             self._lease.give_back()
             raise
         self._cursor = self._accounts.last_decided(self.account)
-        self._outside.log("started", account=self.account.name, decided=str(self._cursor))
+        self._announce("started", f"the service runs from {self._outside.clock.now():%Y-%m-%d %H:%M:%S} UTC on")
 
     def end(self) -> None:
         """End the source's processes and the brokers' threads; also of a service that could not start."""
@@ -156,8 +156,18 @@ class Service:
     def stop(self) -> None:
         """End everything and give the lease back."""
         self.end()
+        self._announce("stopped", f"the service ended at {self._outside.clock.now():%Y-%m-%d %H:%M:%S} UTC")
         self._lease.give_back()
-        self._outside.log("stopped", account=self.account.name, decided=str(self._cursor))
+
+    def failed(self, error: BaseException) -> None:
+        """Say by what error the service ends, and give the lease back; raise StoreError where nothing can be written."""
+        self._announce("error", " ".join(f"{type(error).__name__}: {error}".split()))
+        self._lease.give_back()
+
+    def _announce(self, event: str, text: str) -> None:
+        self._outside.log(event, account=self.account.name, decided=str(self._cursor), why=text)
+        with self._ledger.transaction():
+            self._outside.tell(event, self._next(), text)
 
     def _bars(self) -> Callable[[date], Bar | None]:
         """Return what gives each session's bar as the account knew it: in time, or by the session after."""

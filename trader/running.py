@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
@@ -12,7 +12,7 @@ from trader.account import Account, Accounts
 from trader.broker import Trading, holding
 from trader.clock import Calendar, Clock, SimulatedClock, WallClock
 from trader.config import Config
-from trader.errors import ConfigError, NoData
+from trader.errors import ConfigError, NoData, StoreError
 from trader.host import ModelHost
 from trader.lease import Lease
 from trader.ledger import Ledger
@@ -140,8 +140,12 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
             raise
         try:
             yield service
-        finally:
-            service.stop()
+        except BaseException as error:
+            service.end()
+            with suppress(StoreError):  # the ledger itself may be what failed; the lease then runs out with the process
+                service.failed(error)
+            raise
+        service.stop()
 
 
 def replay(home: Home, name: str, first: date | None, last: date, world_of: Callable[[Clock], World]) -> int:

@@ -39,6 +39,9 @@ KINDS = {
     "damaged": "refused_model",
     "training failed": "error",
     "fallback": "error",
+    "error": "error",
+    "started": "started",
+    "stopped": "stopped",
 }
 
 
