@@ -13,6 +13,7 @@ from trader.errors import ConfigError, NoData, ReplayError
 from trader.terminal import add_log_words, opened_log, print_table, settings
 
 if TYPE_CHECKING:
+    from trader.config import Config
     from trader.ledger import Ledger
     from trader.outcome import Home
     from trader.world import Live
@@ -95,7 +96,15 @@ def open_account(options: argparse.Namespace) -> None:
     source = f"run {account.signals_run}'s signals" if account.signals_run else f"{run.model} on {run.news}"
     print(f"Account {account.name} is run {account.run}: {source}, {run.market}, {run.strategy}, {run.execution}.")
     print(f"Its first decision is that of {account.first_session}. Its settings are fixed now.")
+    if first is None and not _has_price_feed(account.config):
+        print(f"No [feeds] section brings bars of {run.market}: import each in time, or every decision abstains.")
     print(f"Next: python -m trader paper run {account.name}")
+
+
+def _has_price_feed(config: Config) -> bool:
+    from trader.live_feeds import feeds_of
+
+    return any(feed.kind == "prices" and feed.into == config.run.market for feed in feeds_of(config))
 
 
 def run(options: argparse.Namespace) -> None:

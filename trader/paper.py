@@ -160,7 +160,7 @@ class Service:
         self._lease.give_back()
 
     def failed(self, error: BaseException) -> None:
-        """Say by what error the service ends, and give the lease back; raise StoreError where nothing can be written."""
+        """Say by what error the service ends and give the lease back; raise StoreError where that cannot be written."""
         self._announce("error", " ".join(f"{type(error).__name__}: {error}".split()))
         self._lease.give_back()
 
