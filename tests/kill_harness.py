@@ -7,7 +7,7 @@ SIGKILL, either by itself at a boundary or by the harness at a random instant:
     transaction   right before a BEGIN, right before a COMMIT, or at the first statement after one
     rename        right before a file is renamed (models that are written)
     job           when the bell rings, in the thread of APScheduler
-    training      while its first training runs in a process of its own
+    training      so many milliseconds after its first training has begun, in a process of its own
     instant       at any instant of a start, or of a decision: the harness follows each life by its beats (started,
                   decided, decided …), so that a busy machine does not turn all of them into kills of a start
 Prints how many were killed, how many of those had decided something before, how many lives there were, and whether
@@ -83,7 +83,7 @@ def arm_rename(at: int) -> None:
 
 
 def arm_training(milliseconds: int) -> None:
-    """Die so long after the first training has begun; one that has ended by then was too quick, and is told apart."""
+    """Die so long after the first training of this life has begun, whether or not it has ended by then."""
     begin = training.Background.__init__
 
     def deadly(self: Any, *words: Any) -> None:
