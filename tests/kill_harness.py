@@ -2,19 +2,23 @@
 
     python -m tests.kill_harness HOME ACCOUNT LAST --kind instant --times 50 --seed 1
 
-Everything is imported once; each service is a fork of that, so a start costs milliseconds. It is killed by SIGKILL,
-either by itself at a boundary or by the harness at a random instant:
+Everything but torch is imported once; each service is a fork of that, so a start costs milliseconds. It is killed by
+SIGKILL, either by itself at a boundary or by the harness at a random instant:
     transaction   right before a BEGIN, right before a COMMIT, or at the first statement after one
     rename        right before a file is renamed (models that are written)
     job           when the bell rings, in the thread of APScheduler
-    instant       whenever
-Prints how many were killed and whether torch was ever loaded, as JSON.
+    training      so many milliseconds after its first training has begun, in a process of its own
+    instant       at any instant of a start, or of a decision: the harness follows each life by its beats (started,
+                  decided, decided …), so that a busy machine does not turn all of them into kills of a start
+Prints how many were killed, how many of those had decided something before, how many lives there were, and whether
+torch was ever loaded in a service, as JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 import json
 import os
@@ -23,14 +27,17 @@ import random
 import signal
 import sqlite3
 import sys
+from threading import Timer
 import time
 import traceback
 from typing import Any
 
+from trader import training
 from trader.account import Accounts
 from trader.clock import Calendar, Clock, SimulatedClock, WallClock
 from trader.ledger import Ledger
 from trader.outcome import Home
+from trader.parts import STRATEGIES
 from trader.running import World, replay, running
 from trader.wake import Bell, serve
 
@@ -75,6 +82,36 @@ def arm_rename(at: int) -> None:
     sys.addaudithook(hook)
 
 
+def arm_training(milliseconds: int) -> None:
+    """Die so long after the first training of this life has begun, whether or not it has ended by then."""
+    begin = training.Background.__init__
+
+    def deadly(self: Any, *words: Any) -> None:
+        begin(self, *words)
+        timer = Timer(milliseconds / 1000, die)
+        timer.daemon = True
+        timer.start()
+
+    training.Background.__init__ = deadly  # type: ignore[method-assign]
+
+
+def preload() -> None:
+    """Import and compute what each life would have to, for a life that ends before it has begun tries nothing."""
+    from importlib import import_module
+
+    for name in ("sqlite_utils", "trader.cerebro", *(path.partition(":")[0] for path in STRATEGIES.values())):
+        import_module(name)
+    Calendar()
+
+
+def decisions(home: Home) -> int:
+    """Count what all accounts of a home have decided."""
+    with sqlite3.connect(home.ledger) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM decisions").fetchone()
+    connection.close()
+    return int(count)
+
+
 class DeadlyBell(Bell):
     """A bell whose ``at``-th ring kills."""
 
@@ -114,11 +151,33 @@ def ring_through(home: Home, account: str, last: date, at: int) -> None:
         serve(service, bell, forwards, lambda event, **facts: None)
 
 
-def child(work: Callable[[], None]) -> int:
-    """Fork, do the work there, and return the child's number."""
+class Striker:
+    """Kills lives at random instants of what comes after a number of beats, at the pace of the lives before."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng, self._start, self._pace = rng, 0.05, 0.005  # seconds of a start and of a decision
+
+    def strike(self, pid: int, pulse: int, beats: int) -> None:
+        """Read so many beats (1 = started), wait a random part of what the next one takes, and kill."""
+        seen, at = 0, [time.perf_counter()]
+        while seen < beats and os.read(pulse, 1):
+            seen += 1
+            at.append(time.perf_counter())
+        if len(at) > 1:
+            self._start = at[1] - at[0]
+        if len(at) > 2:
+            self._pace = (at[-1] - at[1]) / (len(at) - 2)
+        time.sleep(self._rng.random() * (self._pace if seen else self._start))
+        os.kill(pid, signal.SIGKILL)
+
+
+def child(work: Callable[[], None], *closed: int) -> int:
+    """Fork, do the work there, and return the child's number. closed: descriptors that only the parent keeps."""
     pid = os.fork()
     if pid == 0:
         code = 1
+        for one in closed:
+            os.close(one)
         try:
             work()
             code = 3 if "torch" in sys.modules else 0
@@ -129,48 +188,60 @@ def child(work: Callable[[], None]) -> int:
     return pid
 
 
+def beating(clock: Clock, beat: int) -> World:
+    """Return a world that writes a byte into a pipe at the service's start and after each decision."""
+
+    def log(event: str, **facts: object) -> None:
+        with suppress(BlockingIOError):  # nobody counts any more, and the pipe is full
+            os.write(beat, b".")
+
+    os.set_blocking(beat, False)
+    return World(clock=clock, patient=True, log=log)
+
+
+ARMS = {"transaction": arm_transaction, "rename": arm_rename, "training": arm_training}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("home", type=Path)
     parser.add_argument("account")
     parser.add_argument("last", type=date.fromisoformat)
-    parser.add_argument("--kind", choices=["transaction", "rename", "job", "instant"], default="instant")
+    parser.add_argument("--kind", choices=["transaction", "rename", "job", "training", "instant"], default="instant")
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--most", type=int, default=60, help="boundaries, or milliseconds, that one life lasts at most")
+    parser.add_argument("--most", type=int, default=60, help="that one life lasts: boundaries, milliseconds, or beats")
     options = parser.parse_args()
     rng, home, killed, lives = random.Random(options.seed), Home(options.home), 0, 0
-
-    def world(clock: Clock) -> World:
-        return World(clock=clock, patient=True)
-
-    def whole() -> None:
-        replay(home, options.account, None, options.last, world)
+    preload()
+    decided, advanced, striker = decisions(home), 0, Striker(rng)
 
     while True:
         lives += 1
-        at, armed = rng.randint(1, options.most), killed < options.times
+        at, armed = rng.randint(options.kind != "instant", options.most), killed < options.times
+        pulse, beat = os.pipe()
 
-        def work(at: int = at, armed: bool = armed) -> None:
+        def work(at: int = at, armed: bool = armed, beat: int = beat) -> None:
             if armed and options.kind == "job":
                 ring_through(home, options.account, options.last, at)
                 return
-            if armed and options.kind == "transaction":
-                arm_transaction(at)
-            if armed and options.kind == "rename":
-                arm_rename(at)
-            whole()
+            if armed and options.kind in ARMS:
+                ARMS[options.kind](at)
+            replay(home, options.account, None, options.last, lambda clock: beating(clock, beat))
 
-        pid = child(work)
+        pid = child(work, pulse)
+        os.close(beat)
         if armed and options.kind == "instant":
-            time.sleep(at / 1000)
-            os.kill(pid, signal.SIGKILL)
+            striker.strike(pid, pulse, at)
         _, status = os.waitpid(pid, 0)
+        os.close(pulse)
         if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-            killed += 1
+            before, decided = decided, decisions(home)
+            killed, advanced = killed + 1, advanced + (decided > before)
             continue
         code = os.waitstatus_to_exitcode(status)
-        print(json.dumps({"killed": killed, "lives": lives, "code": code, "torch": code == 3}))
+        said = {"killed": killed, "advanced": advanced, "lives": lives, "code": code, "torch": code == 3}
+        print(json.dumps(said))
         sys.exit(code)
 
 

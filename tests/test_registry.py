@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 import signal
+import socket
 import subprocess
 import sys
 
@@ -185,6 +186,19 @@ def test_a_sweep_leaves_whole_models_alone_and_needs_no_folder(registry: Registr
     assert registry.ids() == ["toy-1"]
     assert Registry(tmp_path / "nowhere").sweep() == 0
     assert Registry(tmp_path / "nowhere").ids() == []
+
+
+def test_a_sweep_leaves_what_a_living_process_or_another_machine_writes(registry: Registry) -> None:
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    host, dead = socket.gethostname(), int(gone.stdout)
+    names = [f".part-{host}-{os.getpid()}-abc", f".part-{host}-{dead}-abc", f".part-elsewhere-{dead}-abc"]
+    for name in names:
+        (registry.folder / name).mkdir()
+    registry.save("toy-2", NUMBERS, {})
+    assert sorted(os.listdir(registry.folder)) == sorted([names[0], names[2], "toy-1", "toy-2"]), "the dead one is gone"
+    (registry.folder / names[1]).mkdir()
+    assert registry.sweep() == 1
+    assert sorted(os.listdir(registry.folder)) == sorted([names[0], names[2], "toy-1", "toy-2"])
 
 
 def test_a_discarded_model_is_gone_at_once_and_can_be_written_anew(registry: Registry) -> None:

@@ -13,6 +13,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+import socket
 import tempfile
 from typing import Any
 
@@ -46,7 +47,9 @@ class Registry:
             self.folder.mkdir(parents=True, exist_ok=True)
             blob = save({name: np.array(value, order="C") for name, value in weights.items()})
             facts = {**manifest, "weights_sha256": hashlib.sha256(blob).hexdigest()}
-            temporary = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.folder))
+            temporary = Path(
+                tempfile.mkdtemp(prefix=f"{UNFINISHED}{socket.gethostname()}-{os.getpid()}-", dir=self.folder)
+            )
             try:
                 self._sweep(temporary)
                 _write(temporary / WEIGHTS, blob)
@@ -61,8 +64,8 @@ class Registry:
             ) from error
 
     def sweep(self) -> int:
-        """Remove what killed writers left, whatever its age; return how many. Only where nobody trains now."""
-        left = list(self.folder.glob(f"{UNFINISHED}*"))
+        """Remove what killed writers left; return how many. What a living process, or another machine, writes stays."""
+        left = [one for one in self.folder.glob(f"{UNFINISHED}*") if not _may_be_written(one)]
         for one in left:
             shutil.rmtree(one, ignore_errors=True)
         return len(left)
@@ -99,11 +102,11 @@ class Registry:
         return manifest
 
     def _sweep(self, newest: Path) -> None:
-        """Remove what killed writers left; the age counts from the folder just made."""
+        """Remove what killed writers left, of other machines too; the age counts from the folder just made."""
         made = newest.stat().st_mtime
         for left in self.folder.glob(f"{UNFINISHED}*"):
             with suppress(FileNotFoundError):  # its writer, or another sweep, was faster
-                if made - left.stat().st_mtime > STALE_S:
+                if _is_dead(left) or made - left.stat().st_mtime > STALE_S:
                     shutil.rmtree(left, ignore_errors=True)
 
     def _put(self, temporary: Path, model_id: str) -> None:
@@ -152,6 +155,30 @@ def weights_id(model_id: str) -> str:
     ('finin-0123', 'finin-0123')
     """
     return model_id.partition(FALLEN_BACK)[0]
+
+
+def _writer_of(unfinished: Path) -> tuple[str, int] | None:
+    """Return machine and process that an unfinished folder is named after; None where its name does not say."""
+    host, _, pid = unfinished.name.removeprefix(UNFINISHED).rpartition("-")[0].rpartition("-")
+    return (host, int(pid)) if host and pid.isdecimal() else None
+
+
+def _is_dead(unfinished: Path) -> bool:
+    """Tell whether the writer is known to be gone. A number that another process has got since then hides it."""
+    writer = _writer_of(unfinished)
+    if writer is None or writer[0] != socket.gethostname():
+        return False
+    try:
+        os.kill(writer[1], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def _may_be_written(unfinished: Path) -> bool:
+    return _writer_of(unfinished) is not None and not _is_dead(unfinished)
 
 
 def _write(path: Path, blob: bytes) -> None:

@@ -197,9 +197,11 @@ def _source(
     readers = world.readers or readers_of(config, home)
     window = window_of(config, readers)
     spec = model_spec(config, config.run.model, readers.texts_id)
+    registry = Registry(home.models)
+    registry.sweep()  # a training that was killed with this service may have left half a model
     host = ModelHost(
         window,
-        Trainer(window, spec, Registry(home.models), workers=1),
+        Trainer(window, spec, registry, workers=1),
         config.walkforward,
         config.retrain,
         symbol=config.run.market,
