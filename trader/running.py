@@ -16,10 +16,11 @@ from trader.errors import ConfigError, NoData
 from trader.host import ModelHost
 from trader.lease import Lease
 from trader.ledger import Ledger
+from trader.live_feeds import feeds_of
 from trader.model_source import ModelSource
 from trader.outcome import Home
 from trader.paper import Outside, Service, Source, Told, check_tradable, first_session
-from trader.parts import Readers, costs_of, model_spec, readers_of, stock, strategy_of, window_of
+from trader.parts import Readers, check_chats, costs_of, model_spec, readers_of, stock, strategy_of, window_of
 from trader.recording import code_version
 from trader.registry import Registry
 from trader.replay import Books
@@ -50,6 +51,7 @@ class World:
     """What is around a service: its clock, whom it tells, where it logs, which feeds it distrusts, what it reads with.
 
     patient: wait for a model in training instead of coming back later.   readers: None takes what the config names.
+    locked_seconds: how long a transaction waits for another program that writes into the ledger.
     """
 
     clock: Clock
@@ -58,6 +60,7 @@ class World:
     stale: Callable[[datetime], str] = never_stale
     patient: bool = False
     readers: Readers | None = None
+    locked_seconds: float = LOCKED_SECONDS
 
 
 def open_account(
@@ -71,6 +74,8 @@ def open_account(
     """
     check_tradable(config.run.execution)
     strategy_of(config)
+    check_chats(config)
+    _check_feeds(config)
     home.make()
     calendar = Calendar(config.inputs.decide_minutes)
     start = first_session(calendar, clock.now()) if first is None else first
@@ -96,6 +101,18 @@ def open_account(
         return Accounts(ledger, clock).open(name, config, start, signals_run=run, code_version=code_version())
 
 
+def _check_feeds(config: Config) -> None:
+    """Raise ConfigError for feeds that cannot be made, and for live bars that can never come in time."""
+    prices = [feed for feed in feeds_of(config) if feed.kind == "prices" and feed.into == config.run.market]
+    if prices and not config.inputs.decide_minutes:
+        raise ConfigError(
+            "live bars come minutes after the close, so no decision at the close itself would have its bar",
+            where=f"[inputs] decide_minutes with [feeds.{prices[0].name}]",
+            got=0,
+            do="set decide_minutes = 30, say",
+        )
+
+
 @contextmanager
 def running(home: Home, name: str, world: World) -> Iterator[Service]:
     """Open everything that an account needs, start its service, and end it in order whatever happens inside.
@@ -104,7 +121,7 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
     """
     clock = world.clock
     with (
-        Ledger.open(home.ledger, synchronous="FULL", clock=clock, wait_seconds=LOCKED_SECONDS) as ledger,
+        Ledger.open(home.ledger, synchronous="FULL", clock=clock, wait_seconds=world.locked_seconds) as ledger,
         MarketStore.open(home.store, clock=clock) as store,
     ):
         accounts = Accounts(ledger, clock)
@@ -127,7 +144,7 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
             scheduler,
             calendar,
             _books(config),
-            _source(home, account, ledger, store, scheduler, calendar, world),
+            lambda: _source(home, account, ledger, store, scheduler, calendar, world),
             Lease(ledger, account.run, name, WallClock()),
             Outside(clock, world.stale, world.tell(ledger, account), world.log),
             patient=world.patient,
