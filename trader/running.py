@@ -26,7 +26,7 @@ from trader.registry import Registry
 from trader.replay import Books
 from trader.scheduler import Scheduler
 from trader.spans import history_of
-from trader.store import MarketStore
+from trader.store import FileSource, MarketStore
 from trader.stored_signals import StoredSignals
 from trader.training import Trainer
 
@@ -70,7 +70,8 @@ def open_account(
 
     first: the first session that it decides, by default the first whose decision is still to come.
     signals_run: number of the run (or latest) whose stored signals it trades, instead of a model of its own.
-    Raises ConfigError for a name, part or execution that cannot be, NoData for a run or a market that is not there.
+    Raises ConfigError for a name, part or execution that cannot be, NoData for a run, a market or a news set that is
+    not there.
     """
     check_tradable(config.run.execution)
     strategy_of(config)
@@ -81,11 +82,6 @@ def open_account(
     start = first_session(calendar, clock.now()) if first is None else first
     if not calendar.is_session(start):
         start = calendar.sessions(start, date(start.year + 1, start.month, 1))[0]
-    with MarketStore.open(home.store) as store:
-        stock(store, config.run.market, config.run.news)
-        if config.run.market not in store.symbols():
-            do = "import or download its prices first: python -m trader prices --help"
-            raise NoData("no bars of this market", got=config.run.market, do=do)
     with Ledger.open(home.ledger, synchronous="FULL", clock=clock) as ledger:
         run = None
         if signals_run is not None:
@@ -98,6 +94,7 @@ def open_account(
             config = replace(config, run=replace(config.run, model=facts["model"], news=facts["news"]))
         else:
             model_spec(config, config.run.model, "")
+        _check_store(home, config)
         return Accounts(ledger, clock).open(name, config, start, signals_run=run, code_version=code_version())
 
 
@@ -111,6 +108,25 @@ def _check_feeds(config: Config) -> None:
             got=0,
             do="set decide_minutes = 30, say",
         )
+
+
+def _check_store(home: Home, config: Config) -> None:
+    """Stock the store with what is built in; raise NoData where it has not what the account reads.
+
+    A news set that a live feed will fill begins empty here: its first session may be due before its first headline.
+    """
+    market, news = config.run.market, config.run.news
+    with MarketStore.open(home.store) as store:
+        news = stock(store, market, news)
+        if market not in store.symbols():
+            do = "import or download its prices first: python -m trader prices --help"
+            raise NoData("no bars of this market", got=market, do=do)
+        for feed in feeds_of(config):
+            if feed.kind == "news":
+                store.add_news(feed.into, [], source=FileSource(name=feed.name))
+        if news not in store.names():
+            known, do = ", ".join(store.names()) or "none", "import it first, or name a live feed that fills it"
+            raise NoData("no such news set", got=news, expected=f"one of {known}", do=do)
 
 
 @contextmanager
