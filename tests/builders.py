@@ -209,7 +209,7 @@ def signals_run(home: Path, days: Sequence[date], seed: int = 0) -> int:
         data_hash="", market="toy", news="toy", model="tests.builders:TinyModel", strategy="long_short",
         execution="next_open",
     )  # fmt: skip
-    rng, made = np.random.default_rng(seed), {"symbol": "toy", "model_id": "made"}
+    rng = np.random.default_rng(seed)
     with Ledger.open(home / "ledger.db") as ledger:
         run = ledger.start_run(facts)
         with ledger.transaction():
