@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone
 import hashlib
+import os
 from pathlib import Path
+import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feeds.base import FeedState, Fetched
 from models.base import Days, FitReport, Prediction, Weights
-from trader.clock import Calendar, SimulatedClock
+from trader.clock import Calendar, Clock, SimulatedClock
 from trader.config import Config, from_mapping
-from trader.events import Bar, NewsBatch, NewsRows, to_us
+from trader.events import Bar, NewsBatch, NewsRows, Signal, to_us
+from trader.ledger import Ledger, RunFacts
 from trader.parts import Readers
 from trader.store import FileSource, MarketStore
 
@@ -196,3 +200,51 @@ def a_home(folder: Path, count: int = 140, *, most: int = 6, without: Sequence[i
     made = [bar for at, bar in enumerate(bars(days)) if at not in without]
     fill(folder, made, headlines(days, most=most))
     return folder
+
+
+def signals_run(home: Path, days: Sequence[date], seed: int = 0) -> int:
+    """Write a run with a made-up signal a session into the home's ledger, for accounts that need no model."""
+    facts = RunFacts(
+        kind="backtest", config="", seed=seed, code_version="made here", first_session=days[0], last_session=days[-1],
+        data_hash="", market="toy", news="toy", model="tests.builders:TinyModel", strategy="long_short",
+        execution="next_open",
+    )  # fmt: skip
+    rng = np.random.default_rng(seed)
+    with Ledger.open(home / "ledger.db") as ledger:
+        run = ledger.start_run(facts)
+        with ledger.transaction():
+            for session in days:
+                p_up = float(rng.uniform(0.3, 0.7))
+                side = 1 if p_up > 0.5 else -1
+                ledger.write_signal(
+                    run,
+                    Signal(
+                        session=session, symbol="toy", p_up=p_up, side=side, model_id="made", top=(("a line", 1.0),)
+                    ),
+                )
+    return run
+
+
+class GatedModel(TinyModel):
+    """A TinyModel whose training ends when the file that TRADER_TEST_GATE names is there, and not before."""
+
+    def fit(self, days: Days, train: range, validation: range, seed: int) -> FitReport:
+        gate = Path(os.environ["TRADER_TEST_GATE"])
+        while not gate.exists():
+            time.sleep(0.02)
+        return super().fit(days, train, validation, seed)
+
+
+class StuckFeed:
+    """A user's live feed that answers when a file is there, and not before."""
+
+    gives = "news"
+
+    def __init__(self, gate: str) -> None:
+        self._gate = Path(gate)
+
+    def fetch(self, state: FeedState, clock: Clock) -> Fetched:
+        self._gate.with_suffix(".asked").touch()
+        while not self._gate.exists():
+            time.sleep(0.02)
+        return Fetched()

@@ -104,9 +104,12 @@ class Health:
         self._db, self._path = db, path
 
     @classmethod
-    def open(cls, path: Path) -> Health:
-        """Open the ledger, making file and table where they are missing; raise StoreError where that cannot be."""
-        db = connect(path)
+    def open(cls, path: Path, *, wait_seconds: float = 5.0) -> Health:
+        """Open the ledger, making file and table where they are missing; raise StoreError where that cannot be.
+
+        wait_seconds: how long a write waits for another program that writes.
+        """
+        db = connect(path, wait_seconds=wait_seconds)
         with store_errors(path), immediate(db.conn):
             db.conn.execute(TABLE)
         return cls(db, path)

@@ -10,7 +10,7 @@ transactions nothing is kept that is not derived again at the next start, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Protocol
@@ -109,7 +109,9 @@ class _Decided:
 class Service:
     """One account being run. ``start`` first, then ``run_due`` as often as anybody likes, ``stop`` at the end.
 
+    source_of: makes its source, once more where the clock went back.
     patient: wait for a model that is being trained, as a replay does, instead of coming back later.
+    ``waits_for``: the model that kept the last ``run_due`` from a decision, "" where none did.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Service:
         scheduler: Scheduler,
         calendar: Calendar,
         books: Books,
-        source: Source,
+        source_of: Callable[[], Source],
         lease: Lease,
         outside: Outside,
         *,
@@ -128,10 +130,13 @@ class Service:
     ) -> None:
         self.account, self._ledger, self._accounts = account, ledger, accounts
         self._scheduler, self._calendar, self._books = scheduler, calendar, books
-        self._source, self._lease, self._outside, self._patient = source, lease, outside, patient
+        self._source_of, self._lease, self._outside, self._patient = source_of, lease, outside, patient
+        self._source = source_of()
         self._waiting: Signal | None = None  # decided without its bar, which may still come
         self._cursor: date | None = None  # the newest session decided
         self._warm = False  # whether the source has what came before
+        self._state = "ACTIVE"  # after the newest session that was closed
+        self.waits_for = ""
 
     # From start to stop
 
@@ -142,6 +147,7 @@ class Service:
             bars = self._bars()
             controls = controls_of(self._accounts.events(self.account))
             self._waiting = rebuild(self._books, self._ledger, self.account.run, bars, controls)
+            self._state = self._books.last.record.state if self._books.last else "ACTIVE"
         except BaseException:
             self._lease.give_back()
             raise
@@ -218,6 +224,7 @@ class Service:
         goes_on: asked between two sessions; where it says no the rest waits. Raises TimeError where the clock stands
         before what is written already: time went backwards, and nothing may be decided until it has caught up.
         """
+        self.waits_for = ""
         self._refuse_the_past()
         done = 0
         for session in self.due():
@@ -229,6 +236,7 @@ class Service:
     def _refuse_the_past(self) -> None:
         newest, now = self._accounts.newest_instant(self.account), self._outside.clock.now()
         if newest is not None and now < newest:
+            self._forget()
             raise TimeError(
                 "the clock stands before the account's newest record",
                 where=self.account.name,
@@ -242,6 +250,12 @@ class Service:
         self._warm_up()
         self._source.read_ahead(self._next())
 
+    def _forget(self) -> None:
+        """Let the source be made again: what is received now may belong to sessions that it has read already."""
+        if self._warm:
+            self._source.close()
+            self._source, self._warm = self._source_of(), False
+
     # One session
 
     def _decide(self, session: date) -> bool:
@@ -250,6 +264,7 @@ class Service:
         self._warm_up()
         if (model := self._source.pending()) and self._outside.clock.now() < deadline:
             if not self._patient:
+                self.waits_for = model
                 return False
             self._source.wait(deadline)
             model = self._source.pending()
@@ -268,7 +283,7 @@ class Service:
         signal, latency = decide(replace(due, missing=why[1]))
         if signal is not None and signal.p_up is None and not why[1]:
             why = "abstain", signal.reason  # the model itself could not
-        closed = self._close_waiting(bars)
+        closed = self._close_waiting()
         self._write(_Decided(session, signal, bars.get(session), why, latency, model), requests, closed)
         for event in events:
             if isinstance(event, RetrainDue):
@@ -291,11 +306,11 @@ class Service:
         stale = self._outside.stale(event.at)
         return ("abstain", stale) if stale else ("", "")
 
-    def _close_waiting(self, bars: Mapping[date, Bar]) -> Closed | None:
+    def _close_waiting(self) -> Closed | None:
         """Close the session before, if it was decided without its bar: with the bar that came since, or without."""
         if self._waiting is None:
             return None
-        return self._books.close(self._waiting, bars.get(self._waiting.session), Control())
+        return self._books.close(self._waiting, self._bars()(self._waiting.session), Control())
 
     def _write(self, made: _Decided, requests: Sequence[AccountEvent], before: Closed | None) -> None:
         """Write all that one decision brings in one transaction; ``before``: the session that waited for its bar."""
@@ -346,8 +361,9 @@ class Service:
             side = "bought" if fill.size > 0 else "sold"
             text = f"{side} {abs(fill.size):,.4f} {fill.symbol} at {fill.price:,.2f}"
             self._outside.tell("filled", closed.record.session, text)
-        if closed.record.state != "ACTIVE":
+        if closed.record.state not in (self._state, "ACTIVE"):  # when it begins, not every day that it lasts
             self._outside.tell(closed.record.state.lower(), closed.record.session, closed.record.state_reason)
+        self._state = closed.record.state
 
     def _say(self, made: _Decided, closed: Closed | None) -> None:
         facts: dict[str, Any] = {"account": self.account.name, "session": str(made.session)}

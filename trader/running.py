@@ -16,16 +16,27 @@ from trader.errors import ConfigError, NoData, StoreError
 from trader.host import ModelHost
 from trader.lease import Lease
 from trader.ledger import Ledger
+from trader.live_feeds import feeds_of
 from trader.model_source import ModelSource
 from trader.outcome import Home
 from trader.paper import Outside, Service, Source, Told, check_tradable, first_session
-from trader.parts import Readers, costs_of, model_spec, readers_of, stock, strategy_of, window_of, with_dtype
+from trader.parts import (
+    Readers,
+    check_chats,
+    costs_of,
+    model_spec,
+    readers_of,
+    stock,
+    strategy_of,
+    window_of,
+    with_dtype,
+)
 from trader.recording import code_version
 from trader.registry import Registry
 from trader.replay import Books
 from trader.scheduler import Scheduler
 from trader.spans import history_of
-from trader.store import MarketStore
+from trader.store import FileSource, MarketStore
 from trader.stored_signals import StoredSignals
 from trader.training import Trainer
 
@@ -50,6 +61,7 @@ class World:
     """What is around a service: its clock, whom it tells, where it logs, which feeds it distrusts, what it reads with.
 
     patient: wait for a model in training instead of coming back later.   readers: None takes what the config names.
+    locked_seconds: how long a transaction waits for another program that writes into the ledger.
     """
 
     clock: Clock
@@ -58,6 +70,7 @@ class World:
     stale: Callable[[datetime], str] = never_stale
     patient: bool = False
     readers: Readers | None = None
+    locked_seconds: float = LOCKED_SECONDS
 
 
 def open_account(
@@ -67,20 +80,18 @@ def open_account(
 
     first: the first session that it decides, by default the first whose decision is still to come.
     signals_run: number of the run (or latest) whose stored signals it trades, instead of a model of its own.
-    Raises ConfigError for a name, part or execution that cannot be, NoData for a run or a market that is not there.
+    Raises ConfigError for a name, part or execution that cannot be, NoData for a run, a market or a news set that is
+    not there.
     """
     check_tradable(config.run.execution)
     strategy_of(config)
+    check_chats(config)
+    _check_feeds(config)
     home.make()
     calendar = Calendar(config.inputs.decide_minutes)
     start = first_session(calendar, clock.now()) if first is None else first
     if not calendar.is_session(start):
         start = calendar.sessions(start, date(start.year + 1, start.month, 1))[0]
-    with MarketStore.open(home.store) as store:
-        stock(store, config.run.market, config.run.news)
-        if config.run.market not in store.symbols():
-            do = "import or download its prices first: python -m trader prices --help"
-            raise NoData("no bars of this market", got=config.run.market, do=do)
     with Ledger.open(home.ledger, synchronous="FULL", clock=clock) as ledger:
         run = None
         if signals_run is not None:
@@ -94,7 +105,39 @@ def open_account(
         else:
             model_spec(config, config.run.model, "")
             config = with_dtype(config)
+        _check_store(home, config)
         return Accounts(ledger, clock).open(name, config, start, signals_run=run, code_version=code_version())
+
+
+def _check_feeds(config: Config) -> None:
+    """Raise ConfigError for feeds that cannot be made, and for live bars that can never come in time."""
+    prices = [feed for feed in feeds_of(config) if feed.kind == "prices" and feed.into == config.run.market]
+    if prices and not config.inputs.decide_minutes:
+        raise ConfigError(
+            "live bars come minutes after the close, so no decision at the close itself would have its bar",
+            where=f"[inputs] decide_minutes with [feeds.{prices[0].name}]",
+            got=0,
+            do="set decide_minutes = 30, say",
+        )
+
+
+def _check_store(home: Home, config: Config) -> None:
+    """Stock the store with what is built in; raise NoData where it has not what the account reads.
+
+    A news set that a live feed will fill begins empty here: its first session may be due before its first headline.
+    """
+    market, news = config.run.market, config.run.news
+    with MarketStore.open(home.store) as store:
+        news = stock(store, market, news)
+        if market not in store.symbols():
+            do = "import or download its prices first: python -m trader prices --help"
+            raise NoData("no bars of this market", got=market, do=do)
+        for feed in feeds_of(config):
+            if feed.kind == "news":
+                store.add_news(feed.into, [], source=FileSource(name=feed.name))
+        if news not in store.names():
+            known, do = ", ".join(store.names()) or "none", "import it first, or name a live feed that fills it"
+            raise NoData("no such news set", got=news, expected=f"one of {known}", do=do)
 
 
 @contextmanager
@@ -105,7 +148,7 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
     """
     clock = world.clock
     with (
-        Ledger.open(home.ledger, synchronous="FULL", clock=clock, wait_seconds=LOCKED_SECONDS) as ledger,
+        Ledger.open(home.ledger, synchronous="FULL", clock=clock, wait_seconds=world.locked_seconds) as ledger,
         MarketStore.open(home.store, clock=clock) as store,
     ):
         accounts = Accounts(ledger, clock)
@@ -128,7 +171,7 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
             scheduler,
             calendar,
             _books(config),
-            _source(home, account, ledger, store, scheduler, calendar, world),
+            lambda: _source(home, account, ledger, store, scheduler, calendar, world),
             Lease(ledger, account.run, name, WallClock()),
             Outside(clock, world.stale, world.tell(ledger, account), world.log),
             patient=world.patient,

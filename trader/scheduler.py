@@ -94,10 +94,10 @@ class Scheduler:
     def _missing(self, session: date, has_bar: bool) -> str:
         """Say why there can be no decision on a session, or nothing."""
         decide_at = self._calendar.decide_at(session)
+        if session in self._abstain:  # first: what an account recorded is the reason, whatever else there was
+            return self._abstain[session]
         if not has_bar:
             return f"no bar of {self._symbol} known by {decide_at:%Y-%m-%d %H:%M} UTC"
-        if session in self._abstain:
-            return self._abstain[session]
         number = self._calendar.index(session)
         if self._max_silence and number >= self._max_silence:
             since = self._calendar.cutoff(self._calendar.session(number - self._max_silence))

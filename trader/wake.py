@@ -1,8 +1,9 @@
 """Wake a running service: at every decision that comes due, every few seconds in between, and at once by a signal.
 
 APScheduler only rings. It keeps no store and no list of what is due: a ring that is lost, doubled or late changes
-nothing, for the service asks the calendar and the ledger each time. Everything is done in the thread that called
-``serve``.
+nothing, for the service asks the calendar and the ledger each time. It reads the wall clock and sleeps until what it
+read, so a clock that jumps may make it sleep for a day: the looks in between are counted by time that only goes
+forwards. Everything is done in the thread that called ``serve``.
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ class Bell:
     def __init__(self, tick_seconds: float = TICK_SECONDS) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler
 
-        self._ring, self.stopped = Event(), Event()
+        self._ring, self.stopped, self._tick_seconds = Event(), Event(), tick_seconds
         # A ring is never too late to be of use, and many missed ones are one.
         defaults = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         self._scheduler: Any = BackgroundScheduler(timezone=timezone.utc, job_defaults=defaults)
-        self._scheduler.add_job(self._ring.set, "interval", seconds=tick_seconds, id="tick")
 
     def at(self, instant: Any) -> None:
-        """Ring at an instant too; the newest call counts."""
+        """Ring at an instant too, at once where it is past; the newest call counts."""
         self._scheduler.add_job(self._ring.set, "date", run_date=instant, id="due", replace_existing=True)
 
     def stop(self) -> None:
@@ -43,8 +43,8 @@ class Bell:
         self._ring.set()
 
     def wait(self) -> bool:
-        """Wait for the next ring; return whether to go on."""
-        self._ring.wait()
+        """Wait for the next ring, ``tick_seconds`` at most; return whether to go on."""
+        self._ring.wait(self._tick_seconds)
         self._ring.clear()
         return not self.stopped.is_set()
 
@@ -54,29 +54,33 @@ class Bell:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._scheduler.shutdown(wait=False)
+        self._scheduler.shutdown()  # and waits for its threads: all that they do is ring
 
 
 def serve(service: Service, bell: Bell, poll: Callable[[], None], log: Callable[..., None]) -> None:
     """Decide whatever comes due until the bell is stopped; the transaction at hand is finished first.
 
-    poll: asks the feeds that are due, before each look at the calendar. A clock that went backwards and a feed that
-    fails are logged and waited out; everything else that is raised ends the service, for only a new start derives it
-    afresh.
+    poll: asks the feeds that are due, before each look at the calendar. A clock that went backwards, a feed that fails
+    and a model that is still being trained are logged once and waited out; everything else that is raised ends the
+    service, for only a new start derives it afresh.
     """
-    said = ""
+    said: object = None
     while bell.wait():
+        why, about = "", None
         try:
             poll()
             service.renew()
             service.run_due(lambda: not bell.stopped.is_set())
             service.read_ahead()
-            bell.at(service.next_due())
-            said = ""
+            if service.waits_for:  # its decision is due already: a ring for it would come at once, again and again
+                why = about = f"{service.waits_for}, is not ready"
+            else:
+                bell.at(service.next_due())
         except (TimeError, SourceError) as error:
-            if str(error) != said:  # once, not every tick
-                log("waiting", why=str(error))
-                said = str(error)
+            why, about = str(error), f"{error.where}: {error.what}"  # the whole sentence may tell the time
+        if why and about != said:  # once, not every tick
+            log("waiting", why=why)
+        said = about
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from trader.notify import Notifier
 from trader.outcome import Home
 from trader.paper import Told
 from trader.polling import Poller
-from trader.running import World
+from trader.running import LOCKED_SECONDS, World
 from trader.store import MarketStore
 
 # What the service calls it → what is told; what is not here is told to nobody.
@@ -43,9 +43,6 @@ KINDS = {
     "started": "started",
     "stopped": "stopped",
 }
-
-
-DRAIN_SECONDS = 5.0
 
 
 DRAIN_SECONDS = 5.0
@@ -122,7 +119,7 @@ def live(home: Home, name: str, channels: Sequence[Channel], log: Log, clock: Cl
         config = Accounts(ledger, clock).get(name).config
     feeds = feeds_of(config)
     with (
-        Health.open(home.ledger) as health,
+        Health.open(home.ledger, wait_seconds=LOCKED_SECONDS) as health,
         MarketStore.open(home.store) as store,
         Notifier(home.ledger, channels, account=name, clock=clock, log=log) as notifier,
     ):
