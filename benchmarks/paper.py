@@ -6,9 +6,9 @@
     python -m benchmarks.paper --parts soak,latency --home DIR        keep what was written, in a new folder
 
 The parts:
-    parity    FININ and logistic regression × four strategies on the S&P 500 and the wire: an account, session by session,
-              that trains its own models in a home without any, beside the backtest. Its other strategies trade its
-              stored signals. The hashes of signals, orders, fills and equity must be equal
+    parity    FININ and logistic regression × four strategies on the S&P 500 and the wire: an account, session by
+              session, that trains its own models in a home without any, beside the backtest. Its other strategies
+              trade its stored signals. The hashes of signals, orders, fills and equity must be equal
     models    every other model, and a challenge, over 300 sessions with at least three retrainings
     kill      services killed at random instants of 250 sessions, 50 kills an account; then some with real training
     soak      one process, stored signals, a fault every twenty sessions; ``benchmarks.soak`` lists them
@@ -117,8 +117,8 @@ def survived(home: Path, account: Account, name: str, expected: str, said: dict[
     left = [path.name for path in home.rglob("*") if path.name.startswith((".part-", "tmp")) or ".tmp" in path.name]
     same = ledger_hash(home, account.run) == expected
     say(
-        f"  {name:<14}{said['killed']:>4} kills, {said['advanced']:>4} of them after a decision, {said['lives']:>4} lives, "
-        f"{'rows equal' if same else 'ROWS DIFFER'}, integrity {'ok' if whole else 'BROKEN'}, left over: {left or 'nothing'}"
+        f"  {name:<14}{said['killed']:>4} kills, {said['advanced']:>4} after a decision, {said['lives']:>4} lives, "
+        f"rows {'equal' if same else 'DIFFER'}, integrity {'ok' if whole else 'BROKEN'}, left over: {left or 'nothing'}"
     )
     checks = {
         "its rows": same,
@@ -147,11 +147,9 @@ def kill(asked: Asked) -> bool:
         other = asked.home / f"kill-{kind}"
         copied(home, other)
         account = opened(other, kind, config, days[0])
-        said, seconds = timed(
-            lambda: harness(other, kind, days[-1], kind=kind, times=times, most=most, seed=asked.seed)
-        )
+        said = harness(other, kind, days[-1], kind=kind, times=times, most=most, seed=asked.seed)
         troubles += survived(other, account, kind, made.ledger_hash, said, times)
-        say(f"  {kind}: {trainings(other, kind)} models trained, {seconds:.0f} s")
+        say(f"  {kind}: {trainings(other, kind)} models trained")
     return verdict("kill", "every killed account ends with the rows of an undisturbed one", troubles)
 
 

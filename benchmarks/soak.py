@@ -107,13 +107,19 @@ class Soak:
                     service = stack.enter_context(running.running(self._home, self._name, self.world()))
                 self._session(service, at)
                 if at == len(self._days) // 8:
-                    early, threads, files = held()
-            late, more_threads, more_files = held()
+                    early, threads, files = self._held()
+            late, more_threads, more_files = self._held()
             if (threads, len(files)) != (more_threads, len(more_files)):
                 self.troubles.append(
                     f"{threads} threads and {len(files)} files became {more_threads} and {len(more_files)}"
                 )
         return early, late
+
+    def _held(self) -> tuple[int, int, list[str]]:
+        # SQLite keeps the file of a second connection to a locked database for the next one: let there be one.
+        with Ledger.open(self._home.ledger):
+            pass
+        return held()
 
     def _session(self, service: Service, at: int) -> None:
         kind, session = self._faults.get(at, ""), self._days[at]
