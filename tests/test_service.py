@@ -203,14 +203,14 @@ def test_a_clock_that_jumps_a_day_ahead_and_back_decides_nothing_twice(tmp_path:
     builders.fill(tmp_path, bars[: at + 1], _rows(news, known))
     backtest(tmp_path, model=TINY, last=DAYS[at])  # so that its models are there
     run = an_account(tmp_path, model=TINY)
-    clock = AnyClock(due(DAYS[at - 4]))
+    clock = AnyClock(due(FIRST))
 
     def decide(service: Service, instant: datetime) -> int:
         clock.instant = instant
         return service.run_due()
 
     with served(tmp_path, clock) as service:
-        for day in DAYS[at - 4 : at + 1]:
+        for day in DAYS[116 : at + 1]:
             assert decide(service, due(day)) == 1
         assert decide(service, due(DAYS[at], hours=26)) == 1, "its bar is not there"
         if not restarted:
