@@ -1,9 +1,9 @@
-"""A full disk, a folder that may not be written, a lock, a damaged file: a clear line or a wait, and nothing is lost."""
+"""A full disk, a folder that may not be written, a lock, a damaged file: a clear line or a wait; nothing is lost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 import os
 from pathlib import Path
 import shutil
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A home with stored signals and an account that has decided nothing; and the hash of one that was left in peace."""
+    """A home with stored signals and an account that has decided nothing; and the hash of one left in peace."""
     home = builders.a_home(tmp_path_factory.mktemp("faults"), len(DAYS))
     builders.signals_run(home, DAYS)
     an_account(home, first=DAYS[0], signals="1", model=TINY)
@@ -208,8 +208,6 @@ def test_a_ledger_that_is_locked_in_the_middle_loses_nothing(home: Path, peace: 
         if seen == 10:
             holding.enter_context(locked(home / "ledger.db"))
             seen += 1
-
-    from contextlib import ExitStack
 
     with ExitStack() as holding:
 

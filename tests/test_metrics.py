@@ -23,6 +23,7 @@ from trader.metrics import (
     signal_metrics,
     verdict,
 )
+from trader.resampling import block_length
 
 CASH = 100_000.0
 
@@ -366,3 +367,9 @@ def test_columns_that_cannot_be_measured_are_refused(changes: dict[str, Any], me
 def test_a_run_without_a_session_cannot_be_measured() -> None:
     with pytest.raises(NoData, match="no session to measure"):
         equity_metrics([], CASH)
+
+
+@pytest.mark.parametrize("days", range(1, 13))
+def test_a_record_of_a_few_days_has_a_block_too(days: int) -> None:
+    returns = np.random.default_rng(days).normal(0, 0.01, days)
+    assert 1 <= block_length([returns], [days]) <= max(1, days // 3)

@@ -15,10 +15,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
+import numpy as np
 import pytest
+import time_machine
 
 from tests import builders
 from tests.builders import CALENDAR
@@ -26,15 +29,16 @@ from tests.test_paper import DAYS, FIRST, LAST, TINY, an_account, asked, backtes
 from trader import cli, engine, parts, running
 from trader.account import AccountEvent, Accounts
 from trader.clock import Clock, SimulatedClock, WallClock
-from trader.errors import StoreError
+from trader.errors import StoreError, TimeError
+from trader.events import NewsRows
 from trader.ledger import Ledger
 from trader.outcome import Home
 from trader.paper import Service
 from trader.running import World, replay
 from trader.scheduler import Scheduler
-from trader.store import MarketStore
-from trader.wake import Bell
-from trader.walkforward import WalkForward
+from trader.store import FileSource, MarketStore
+from trader.wake import Bell, serve
+from trader.walkforward import WalkForward, is_retrain_session
 from trader.world import told_by
 
 GATED = "tests.builders:GatedModel"
@@ -175,10 +179,191 @@ def test_a_clock_set_back_while_the_service_runs_is_said_once_and_waited_out(tmp
     with Bell(tick_seconds=0.01) as bell, served(tmp_path, clock, log=lambda event, **f: said.append(event)) as service:
 
         def poll() -> None:
-            at = a_retrain_session()
+            at = next(steps)
+            if at == 1:
+                clock.instant -= timedelta(hours=26)
+            elif at < 8:
+                clock.instant += timedelta(minutes=1)
+            elif at == 8:
+                clock.instant = due(days[1])
+            else:
+                bell.stop()
 
+        serve(service, bell, poll, lambda event, **facts: said.append(event))
+    assert said == ["started", "decided", "waiting", "decided", "stopped"]
+    assert decided_sessions(tmp_path) == [str(day) for day in days[:2]]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_jumps_a_day_ahead_and_back_decides_nothing_twice(tmp_path: Path, restarted: bool) -> None:
+    """The bar and news of the day that was skipped come when the clock is right again, known before the decision."""
+    at = 121  # a Monday
+    bars, news = builders.bars(DAYS), builders.headlines(DAYS, most=3)
+    known = [row for row, instant in enumerate(news.known_at) if instant <= due(DAYS[at]).timestamp() * 1e6]
+    builders.fill(tmp_path, bars[: at + 1], _rows(news, known))
+    backtest(tmp_path, model=TINY, last=DAYS[at])  # so that its models are there
+    run = an_account(tmp_path, model=TINY)
+    clock = AnyClock(due(FIRST))
+
+    def decide(service: Service, instant: datetime) -> int:
+        clock.instant = instant
+        return service.run_due()
+
+    with served(tmp_path, clock) as service:
+        for day in DAYS[116 : at + 1]:
+            assert decide(service, due(day)) == 1
+        assert decide(service, due(DAYS[at], hours=26)) == 1, "its bar is not there"
+        if not restarted:
+            with pytest.raises(TimeError, match="the clock stands before"):
+                decide(service, due(DAYS[at], minutes=1))
+            with MarketStore.open(tmp_path / "market.db") as store:
+                store.add_bars(bars[at + 1 :], source="afterwards")
+                rest = [row for row in range(len(news)) if row not in set(known)]
+                _add_news(store, _rows(news, rest))
+            assert [decide(service, due(day, hours=3)) for day in DAYS[at + 1 : at + 4]] == [0, 1, 1]
+    if restarted:
+        with MarketStore.open(tmp_path / "market.db") as store:
+            store.add_bars(bars[at + 1 :], source="afterwards")
+            _add_news(store, _rows(news, [row for row in range(len(news)) if row not in set(known)]))
+        for day, count in zip(DAYS[at + 1 : at + 4], [0, 1, 1], strict=True):
+            with served(tmp_path, clock) as service:
+                assert decide(service, due(day, hours=3)) == count
+    events = events_of(tmp_path)
+    assert [(event.kind, event.session) for event in events if event.kind == "abstain"] == [("abstain", DAYS[at + 1])]
+    account = builders.config(model=TINY)
+    again = engine.backtest(account, tmp_path, FIRST, DAYS[at + 3], readers=builders.readers(), **befell(events))
+    assert again.ledger_hash == ledger_hash(tmp_path, run)
+
+
+def _rows(news: Any, rows: list[int]) -> Any:
+    return builders.batch([int(news.known_at[row]) for row in rows], [news.headline[row] for row in rows])
+
+
+def _add_news(store: MarketStore, news: Any) -> None:
+    rows = NewsRows(news=news, row=np.arange(1, len(news) + 1), rejected=())
+    store.add_news("toy", [rows], source=FileSource(name="afterwards"))
+
+
+def test_a_machine_asleep_for_thirty_sessions_is_late_for_all_but_the_newest_and_in_order(tmp_path: Path) -> None:
+    days = builders.sessions(40)
+    run = a_stored_account(tmp_path, days)
+    replay(Home(tmp_path), "acct", None, days[4], world)
+    with served(tmp_path, SimulatedClock(due(days[34], minutes=5))) as service:
+        assert service.run_due() == 30
+        assert service.run_due() == 0
+    events = events_of(tmp_path)
+    assert [(event.kind, event.session) for event in events] == [("late", day) for day in days[5:34]]
+    with Ledger.open(tmp_path / "ledger.db", read_only=True) as ledger:
+        orders = {row["session"] for row in ledger.orders(run)}
+        assert [one.session for one in ledger.signals(run)] == days[:35]
+    assert not orders & {str(day) for day in days[5:34]}, "a late decision orders nothing"
+
+
+# A bell
+
+
+def test_a_ring_for_an_instant_long_past_comes_at_once() -> None:
+    with Bell(tick_seconds=60) as bell:
+        assert bell.wait()
+        started = time.monotonic()
+        bell.at(WallClock().now() - timedelta(hours=3))  # missed by more than any grace time
+        assert bell.wait()
+    assert time.monotonic() - started < 30
+
+
+def test_a_clock_that_was_wrong_for_a_moment_does_not_make_the_bell_sleep() -> None:
+    with Bell(tick_seconds=0.05) as bell:
+        bell.wait()
+        for hours in (26, -26):
+            with time_machine.travel(WallClock().now() + timedelta(hours=hours)):
+                bell.at(WallClock().now() + timedelta(milliseconds=50))
+                bell.wait()
+            started = time.monotonic()
+            assert bell.wait()
+            assert bell.wait()
+            assert time.monotonic() - started < 20
+
+
+def test_a_bell_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    with Bell(tick_seconds=0.01) as bell:
+        bell.at(WallClock().now())
+        for _ in range(5):
+            bell.wait()
+        assert set(threading.enumerate()) > before
+    assert set(threading.enumerate()) == before
+
+
+# A model that is due and not there
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    path = tmp_path / "gate"
+    monkeypatch.setenv("TRADER_TEST_GATE", str(path))
+    return path
+
+
+def a_retrain_session() -> int:
+    spec = builders.config().walkforward
+    return next(at for at in range(118, 130) if is_retrain_session(CALENDAR.index(DAYS[at]), spec))
+
+
+def test_a_decision_waits_for_the_model_that_is_due_until_its_open_and_no_longer(tmp_path: Path, gate: Path) -> None:
+    home = builders.a_home(tmp_path)
+    at = a_retrain_session()
     gate.touch()
-    backtest(home, first=DAYS[at], last=DAYS[at], model=GATED)  # so that the model before is there
+    backtest(home, first=DAYS[at - 4], last=DAYS[at], model=GATED)  # so that the model before is there
+    an_account(home, first=DAYS[at - 1], model=GATED)
+    clock, said = SimulatedClock(due(DAYS[at - 1])), []
+    with served(home, clock) as service:
+        assert service.run_due() == 1
+        gate.unlink()
+        clock.set(due(DAYS[at]))
+        assert service.run_due() == 1, "the model that is due now is for the next session"
+    impatient = replace(world(clock), patient=False)
+    with running.running(Home(home), "acct", impatient) as service, Bell(tick_seconds=0.2) as bell:
+        clock.set(due(DAYS[at + 1]))
+        until = time.monotonic() + 2
+
+        def poll() -> None:
+            said.append("look")
+            if time.monotonic() > until:
+                bell.stop()
+
+        serve(service, bell, poll, lambda event, **facts: said.append(facts["why"]))
+        told = [one for one in said if one != "look"]
+        assert len(said) < 20, "it does not ask again and again for what is due already"
+        assert len(told) == 1
+        assert "GatedModel" in told[0]
+        assert told[0].endswith("is not ready")
+        clock.set(CALENDAR.open_at(DAYS[at + 2]) - timedelta(seconds=1))
+        assert service.run_due() == 0, "it is not late before the open"
+        clock.set(CALENDAR.open_at(DAYS[at + 2]))
+        assert service.run_due() == 1
+        gate.touch()
+        clock.set(due(DAYS[at + 2]))
+        give_up = time.monotonic() + 60
+        while not service.run_due():
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+    late, adopted = [event for event in events_of(home) if event.session in DAYS[at : at + 2] and event.kind != "use"]
+    assert (late.kind, late.session) == ("late", DAYS[at + 1])
+    assert late.detail.endswith("was not ready")
+    model_id = late.detail.split("model ")[1].split(",")[0]
+    assert adopted.kind == "adopted"
+    assert model_id in adopted.detail
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        signals = {one.session: one for one in ledger.signals("latest")}
+    assert signals[DAYS[at + 2]].model_id == model_id
+    assert signals[DAYS[at + 2]].p_up is not None
+
+
+def test_a_model_that_comes_in_time_decides(tmp_path: Path, gate: Path) -> None:
+    home = builders.a_home(tmp_path)
+    at = a_retrain_session()
+    gate.touch()
+    backtest(home, first=DAYS[at - 4], last=DAYS[at], model=GATED)  # so that the model before is there
     run = an_account(home, first=DAYS[at], model=GATED)
     clock = SimulatedClock(due(DAYS[at]))
     with served(home, clock) as service:

@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 Columns = dict[str, Floats]  # by name, (n,) each
 Sums = Mapping[str, Columns]  # by series, then by name, (R, W) each
 
+FEWEST = 8  # days; of fewer, arch's choice of a block asks for autocorrelations at lags beyond them, and fails
+
 
 def starts(lengths: Sequence[int]) -> NDArray[np.int64]:
     """Return (W,) the first day of each window."""
@@ -69,7 +71,7 @@ def block_length(series: Sequence[Floats], lengths: Sequence[int]) -> int:
 
     varying = [values for values in series if np.ptp(values) > 0]
     longest = max(1, min(lengths) // 3)
-    if longest == 1 or not varying:
+    if longest == 1 or not varying or len(varying[0]) < FEWEST:
         return 1
     optima = optimal_block_length(np.column_stack(varying))["stationary"].to_numpy()
     return int(np.clip(np.ceil(np.nanmax(np.append(optima, 1.0))), 1, longest))
