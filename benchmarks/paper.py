@@ -82,7 +82,7 @@ def parity(asked: Asked) -> bool:
 def models(asked: Asked) -> bool:
     troubles: list[str] = []
     days = Calendar().sessions(asked.first, asked.last)[-300:]
-    chosen = [(name, {"model": name}, {}) for name in OTHERS]
+    chosen: list[tuple[str, dict[str, Any], dict[str, Any]]] = [(name, {"model": name}, {}) for name in OTHERS]
     chosen.append(("challenge", {"model": "logistic"}, {"retrain": {"adopt": "challenge"}}))
     for name, run, sections in chosen:
         _, _, found = compared(asked, name, asked.config(run, **sections), (days[0], days[-1]))

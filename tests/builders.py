@@ -225,6 +225,15 @@ def signals_run(home: Path, days: Sequence[date], seed: int = 0) -> int:
     return run
 
 
+class RememberingModel(TinyModel):
+    """A TinyModel that also counts the headlines of its earlier sessions, so that a lost one shows later on."""
+
+    def predict(self, days: Days, at: Sequence[int]) -> Prediction:
+        made = super().predict(days, at)
+        seen = [sum(len(days.news_text[days.news(day - back)]) for back in range(self.lookback)) for day in at]
+        return Prediction(np.clip(made.p_up + 0.001 * np.array(seen), 0, 1), news_weights=made.news_weights)
+
+
 class GatedModel(TinyModel):
     """A TinyModel whose training ends when the file that TRADER_TEST_GATE names is there, and not before."""
 

@@ -41,7 +41,7 @@ from trader.wake import Bell, serve
 from trader.walkforward import WalkForward, is_retrain_session
 from trader.world import told_by
 
-GATED = "tests.builders:GatedModel"
+GATED, REMEMBERING = "tests.builders:GatedModel", "tests.builders:RememberingModel"
 ROOT = Path(__file__).parents[1]
 CONFIG = f"""
 [run]
@@ -201,8 +201,8 @@ def test_a_clock_that_jumps_a_day_ahead_and_back_decides_nothing_twice(tmp_path:
     bars, news = builders.bars(DAYS), builders.headlines(DAYS, most=3)
     known = [row for row, instant in enumerate(news.known_at) if instant <= due(DAYS[at]).timestamp() * 1e6]
     builders.fill(tmp_path, bars[: at + 1], _rows(news, known))
-    backtest(tmp_path, model=TINY, last=DAYS[at])  # so that its models are there
-    run = an_account(tmp_path, model=TINY)
+    backtest(tmp_path, model=REMEMBERING, last=DAYS[at])  # so that its models are there
+    run = an_account(tmp_path, model=REMEMBERING)
     clock = AnyClock(due(FIRST))
 
     def decide(service: Service, instant: datetime) -> int:
@@ -230,7 +230,7 @@ def test_a_clock_that_jumps_a_day_ahead_and_back_decides_nothing_twice(tmp_path:
                 assert decide(service, due(day, hours=3)) == count
     events = events_of(tmp_path)
     assert [(event.kind, event.session) for event in events if event.kind == "abstain"] == [("abstain", DAYS[at + 1])]
-    account = builders.config(model=TINY)
+    account = builders.config(model=REMEMBERING)
     again = engine.backtest(account, tmp_path, FIRST, DAYS[at + 3], readers=builders.readers(), **befell(events))
     assert again.ledger_hash == ledger_hash(tmp_path, run)
 
