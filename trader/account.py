@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from trader.clock import Clock
 from trader.config import Config, as_mapping, from_mapping
 from trader.errors import ConfigError, NoData
-from trader.events import from_us, to_us
+from trader.events import Bar, from_us, to_us
 from trader.ledger import Ledger
 from trader.ledger_schema import RunFacts, day, plain
 from trader.records import NO_CONTROL, Control
@@ -33,7 +33,8 @@ CREATE TABLE IF NOT EXISTS accounts (
   name TEXT NOT NULL UNIQUE,
   opened_at INTEGER NOT NULL,         -- µs UTC
   first_session TEXT NOT NULL,        -- no earlier session is decided
-  signals_run INTEGER REFERENCES runs(id)  -- the run whose stored signals it trades; null = its own model
+  signals_run INTEGER REFERENCES runs(id),  -- the run whose stored signals it trades; null = its own model
+  lived INTEGER NOT NULL DEFAULT 0    -- 1 from its first decision by the wall's clock on: it cannot be replayed then
 ) STRICT""",
     """
 CREATE TABLE IF NOT EXISTS account_events (
@@ -54,6 +55,7 @@ CREATE TABLE IF NOT EXISTS decisions (
   due_at INTEGER NOT NULL,            -- µs UTC: decide_at of the session
   decided_at INTEGER NOT NULL,        -- µs UTC, by the account's clock
   latency REAL,                       -- seconds from the call to the signal; null where nothing was computed
+  bar_known_at INTEGER,               -- µs UTC: the version of its bar that closed the session; null = none, or not yet
   PRIMARY KEY (run, session)
 ) STRICT, WITHOUT ROWID""",
 )
@@ -73,6 +75,7 @@ class Account:
     opened_at: datetime
     first_session: date
     signals_run: int | None
+    lived: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +133,7 @@ class Accounts:
         with self._ledger.transaction() as connection:
             number = self._ledger.start_run(facts)
             row = (number, name, to_us(self._clock.now()), day(first), signals_run)
-            connection.execute("INSERT INTO accounts VALUES (?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT INTO accounts VALUES (?, ?, ?, ?, ?, 0)", row)
         return self.get(name)
 
     def begin_at(self, account: Account, first: date | None) -> Account:
@@ -172,6 +175,7 @@ class Accounts:
             opened_at=from_us(row["opened_at"]),
             first_session=date.fromisoformat(row["first_session"]),
             signals_run=row["signals_run"],
+            lived=bool(row["lived"]),
         )
 
     # What comes from outside
@@ -211,11 +215,34 @@ class Accounts:
 
     # Decisions
 
-    def decided(self, account: Account, session: date, due_at: datetime, latency: float | None) -> None:
-        """Write down that a session's decision was made (or abstained from) now; part of its transaction."""
-        row = (account.run, day(session), to_us(due_at), to_us(self._clock.now()), latency)
+    def decided(
+        self, account: Account, session: date, due_at: datetime, latency: float | None, bar: Bar | None
+    ) -> None:
+        """Write down that a session's decision was made (or abstained from) now; part of its transaction.
+
+        bar: the one that closed the session, None where there is none yet.
+        """
+        known = None if bar is None else to_us(bar.known_at)
+        row = (account.run, day(session), to_us(due_at), to_us(self._clock.now()), latency, known)
         with self._ledger.transaction() as connection:
-            connection.execute("INSERT INTO decisions VALUES (?, ?, ?, ?, ?)", plain(row, f"decision {session}"))
+            connection.execute("INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?)", plain(row, f"decision {session}"))
+
+    def closed_late(self, account: Account, session: date, bar: Bar | None) -> None:
+        """Write down which bar closed a session that was decided without one; part of the next one's transaction."""
+        if bar is not None:
+            sql = "UPDATE decisions SET bar_known_at = ? WHERE run = ? AND session = ?"
+            with self._ledger.transaction() as connection:
+                connection.execute(sql, (to_us(bar.known_at), account.run, day(session)))
+
+    def bars_known(self, account: Account) -> dict[date, datetime | None]:
+        """Return for each session that was decided which version of its bar closed it, by known_at; None for none."""
+        rows = self._rows("SELECT session, bar_known_at AS at FROM decisions WHERE run = ?", account.run)
+        return {date.fromisoformat(r["session"]): None if r["at"] is None else from_us(r["at"]) for r in rows}
+
+    def live(self, account: Account) -> None:
+        """Write down that the account decides by the wall's clock from now on; part of a decision's transaction."""
+        with self._ledger.transaction() as connection:
+            connection.execute("UPDATE accounts SET lived = 1 WHERE run = ? AND lived = 0", (account.run,))
 
     def last_decided(self, account: Account) -> date | None:
         """Return the newest session that was decided or abstained from; None before the first."""

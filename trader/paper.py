@@ -10,15 +10,15 @@ transactions nothing is kept that is not derived again at the next start, so the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Protocol
 
 from trader.account import Account, AccountEvent, Accounts, control_of, controls_of
 from trader.clock import Calendar, Clock
-from trader.errors import ConfigError, TimeError
-from trader.events import Bar, BarClosed, DecisionDue, Event, NewsArrived, RetrainDue, Signal
+from trader.errors import ConfigError, TimeError, TraderError
+from trader.events import Bar, BarClosed, DecisionDue, Event, RetrainDue, Signal
 from trader.lease import Lease
 from trader.ledger import Ledger
 from trader.records import Control, Fact
@@ -95,22 +95,26 @@ class Outside:
 class _Decided:
     """One session's decision. why: ("", ""), or what kept it from being made and the reason.
 
-    model: the one that was waited for in vain, or "".
+    bars: its own, and that of the session before if it came only now.   model: the one that was waited for in vain, or
+    "".   refused: what kept models from being used that were asked for, as rows of events.
     """
 
     session: date
     signal: Signal | None
-    bar: Bar | None
+    bars: Mapping[date, Bar]
     why: tuple[str, str]
     latency: float | None
     model: str
+    refused: Sequence[tuple[date, str, str]]
 
 
 class Service:
     """One account being run. ``start`` first, then ``run_due`` as often as anybody likes, ``stop`` at the end.
 
     source_of: makes its source, once more where the clock went back.
+    known: which version of its bar closed each session, shared with the scheduler; see there.
     patient: wait for a model that is being trained, as a replay does, instead of coming back later.
+    simulated: its clock is no wall's.
     ``waits_for``: the model that kept the last ``run_due`` from a decision, "" where none did.
     """
 
@@ -126,8 +130,11 @@ class Service:
         lease: Lease,
         outside: Outside,
         *,
+        known: dict[date, datetime | None],
         patient: bool = False,
+        simulated: bool = False,
     ) -> None:
+        self._known, self._simulated = known, simulated
         self.account, self._ledger, self._accounts = account, ledger, accounts
         self._scheduler, self._calendar, self._books = scheduler, calendar, books
         self._source_of, self._lease, self._outside, self._patient = source_of, lease, outside, patient
@@ -144,9 +151,8 @@ class Service:
         """Take the lease, derive the broker from the ledger and check it; raise StoreError, ReplayError."""
         self._lease.take()
         try:
-            bars = self._bars()
             controls = controls_of(self._accounts.events(self.account))
-            self._waiting = rebuild(self._books, self._ledger, self.account.run, bars, controls)
+            self._waiting = rebuild(self._books, self._ledger, self.account.run, self._scheduler.closing_bar, controls)
             self._state = self._books.last.record.state if self._books.last else "ACTIVE"
         except BaseException:
             self._lease.give_back()
@@ -174,19 +180,6 @@ class Service:
         self._outside.log(event, account=self.account.name, decided=str(self._cursor), why=text)
         with self._ledger.transaction():
             self._outside.tell(event, self._next(), text)
-
-    def _bars(self) -> Callable[[date], Bar | None]:
-        """Return what gives each session's bar as the account knew it: in time, or by the session after."""
-
-        def bar_of(session: date) -> Bar | None:
-            found = self._scheduler.bar(session)
-            if found is None:
-                following = self._calendar.session(self._calendar.index(session) + 1)
-                late = self._scheduler.late_bar(following)
-                found = None if late is None else late.bar
-            return found
-
-        return bar_of
 
     def renew(self) -> None:
         """Keep the lease; raise StoreError where it is lost."""
@@ -268,27 +261,66 @@ class Service:
                 return False
             self._source.wait(deadline)
             model = self._source.pending()
-        requests = self._accounts.requests(self.account)
-        for asked in requests:
-            if asked.kind in ("promote", "rollback"):
-                self._source.use(asked.detail)
-        events = list(self._scheduler.events(session, session))
-        bars = {event.session: event.bar for event in events if isinstance(event, BarClosed)}
-        for event in events:
-            if isinstance(event, NewsArrived | BarClosed):
-                self._source.on(event)
-        [due] = [event for event in events if isinstance(event, DecisionDue)]
+        requests = self._requests(deadline)
+        refused = self._take_models(session, requests)
+        bars, due, retrain = self._read(session)
         why = self._why_not(due, deadline, model)
         decide = self._source.late if why[0] == "late" else self._source.decide
         signal, latency = decide(replace(due, missing=why[1]))
         if signal is not None and signal.p_up is None and not why[1]:
             why = "abstain", signal.reason  # the model itself could not
-        closed = self._close_waiting()
-        self._write(_Decided(session, signal, bars.get(session), why, latency, model), requests, closed)
-        for event in events:
-            if isinstance(event, RetrainDue):
-                self._source.on(event)
+        if signal is not None and not why[1] and self._outside.clock.now() >= deadline:
+            why = self._late(deadline, "")  # it took too long: its order would fill at an open that is past
+            signal = replace(signal, p_up=None, side=0, reason=why[1], news_count=0, effective_news=0.0, top=())
+        self._write(_Decided(session, signal, bars, why, latency, model, refused), requests)
+        if retrain is not None:
+            self._source.on(retrain)
         return True
+
+    def _requests(self, deadline: datetime) -> list[AccountEvent]:
+        """Return what a decision takes up: what was asked for before the open that it decides about, and no later.
+
+        What is dated after the account's clock comes from another clock, as in a replay, and was asked for just now.
+        """
+        now = self._outside.clock.now()
+        return [one for one in self._accounts.requests(self.account) if min(one.at, now) < deadline]
+
+    def _take_models(self, session: date, requests: Sequence[AccountEvent]) -> list[tuple[date, str, str]]:
+        """Put the models in use that were asked for; return what kept one from being used."""
+        refused = []
+        for asked in requests:
+            if asked.kind in ("promote", "rollback"):
+                try:
+                    self._source.use(asked.detail)
+                except TraderError as error:
+                    refused.append((session, "damaged", f"{asked.kind} of {asked.detail}: {error}"))
+        return refused
+
+    def _read(self, session: date) -> tuple[dict[date, Bar], DecisionDue, RetrainDue | None]:
+        """Let the source read a session's news and bars; return the bars, the decision that is due, and the training.
+
+        bars: its own, and that of the session before if it came only now.
+        """
+        bars: dict[date, Bar] = {}
+        due: DecisionDue | None = None
+        retrain: RetrainDue | None = None
+        before = self._cursor
+        if before is not None and self._known.get(before, before) is None:
+            late = self._scheduler.bar_by(before, session)
+            if late is not None:
+                bars[before] = late
+                self._source.on(BarClosed(session=before, at=late.known_at, bar=late))
+        for event in self._scheduler.events(session, session):
+            if isinstance(event, DecisionDue):
+                due = event
+            elif isinstance(event, RetrainDue):
+                retrain = event
+            else:
+                if isinstance(event, BarClosed) and event.session == session:
+                    bars[session] = event.bar
+                self._source.on(event)
+        assert due is not None, "the scheduler emits a decision for each session"
+        return bars, due, retrain
 
     def _warm_up(self) -> None:
         if not self._warm:
@@ -299,42 +331,53 @@ class Service:
         """Say what keeps a decision from being made: ("", ""), or the kind of event and the reason."""
         now = self._outside.clock.now()
         if now >= deadline:
-            waited = f"; {model} was not ready" if model else ""
-            return "late", f"late: decided at {now:%Y-%m-%d %H:%M} UTC, after {deadline:%Y-%m-%d %H:%M}{waited}"
+            return self._late(deadline, model)
         if event.missing:
             return "abstain", event.missing
         stale = self._outside.stale(event.at)
         return ("abstain", stale) if stale else ("", "")
 
-    def _close_waiting(self) -> Closed | None:
-        """Close the session before, if it was decided without its bar: with the bar that came since, or without."""
-        if self._waiting is None:
-            return None
-        return self._books.close(self._waiting, self._bars()(self._waiting.session), Control())
+    def _late(self, deadline: datetime, model: str) -> tuple[str, str]:
+        waited = f"; {model} was not ready" if model else ""
+        now = self._outside.clock.now()
+        return "late", f"late: decided at {now:%Y-%m-%d %H:%M} UTC, after {deadline:%Y-%m-%d %H:%M}{waited}"
 
-    def _write(self, made: _Decided, requests: Sequence[AccountEvent], before: Closed | None) -> None:
-        """Write all that one decision brings in one transaction; ``before``: the session that waited for its bar."""
-        signal, session = made.signal, made.session
+    def _write(self, made: _Decided, requests: Sequence[AccountEvent]) -> None:
+        """Write all that one decision brings in one transaction, the session before it if that waited for its bar."""
+        signal, session, before = made.signal, made.session, self._cursor
+        waited = None
+        if self._waiting is not None:
+            waited = self._books.close(self._waiting, made.bars.get(self._waiting.session), Control())
+        bar = made.bars.get(session)
         # Until the first forecast there is no position to keep, and no row: so it is in a backtest too.
         trades = signal is not None and (self._books.last is not None or signal.p_up is not None)
-        with_bar = [one for one in requests if one.kind in ("promote", "rollback")]
+        taken = [one for one in requests if one.kind in ("promote", "rollback")]
         closed = None
-        if trades and made.bar is not None:
+        if trades and bar is not None:
             assert signal is not None
-            closed, with_bar = self._books.close(signal, made.bar, control_of(requests)), list(requests)
+            closed, taken = self._books.close(signal, bar, control_of(requests)), list(requests)
         with self._ledger.transaction() as connection:
             self._lease.check(connection)
+            if waited is not None:
+                self._put(waited, signal_is_there=True)
             if before is not None:
-                self._put(before, signal_is_there=True)
+                self._accounts.closed_late(self.account, before, made.bars.get(before))
             if closed is not None:
                 self._put(closed)
             elif trades and signal is not None:
                 self._ledger.write_signal(self.account.run, signal)
-            self._accounts.take_up(self.account, with_bar, session)
+            self._accounts.take_up(self.account, taken, session)
             self._write_outside(made)
-            self._accounts.decided(self.account, session, self._calendar.decide_at(session), made.latency)
-        self._waiting = signal if trades and made.bar is None else None
+            due_at = self._calendar.decide_at(session)
+            self._accounts.decided(self.account, session, due_at, made.latency, bar)
+            if not self._simulated:
+                self._accounts.live(self.account)
+        if before is not None and before in made.bars:
+            self._known[before] = made.bars[before].known_at
+        self._known[session] = None if bar is None else bar.known_at
+        self._waiting = signal if trades and bar is None else None
         self._cursor = session
+        self._state = closed.record.state if closed is not None else self._state
         self._say(made, closed)
 
     def _write_outside(self, made: _Decided) -> None:
@@ -343,7 +386,7 @@ class Service:
         if made.why[0] == "late" and made.model and made.signal is not None:
             # By the rule the model that was not ready decides here: a backtest has to be told which one did.
             happened.append((made.session, "use", made.signal.model_id))
-        happened += [(fact.session, fact.kind, fact.detail) for fact in self._source.facts()]
+        happened += [*made.refused, *((fact.session, fact.kind, fact.detail) for fact in self._source.facts())]
         for session, kind, detail in happened:
             self._accounts.happened(self.account, session, kind, detail)
             self._outside.tell(kind, session, detail)

@@ -156,12 +156,14 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
         config = account.config
         news = stock(store, config.run.market, config.run.news)
         calendar = Calendar(config.inputs.decide_minutes)
+        known = accounts.bars_known(account)
         scheduler = Scheduler(
             store,
             calendar,
             symbol=config.run.market,
             news=news,
             spec=config.walkforward,
+            bars_known=known,
             max_silence=config.risk.max_news_silence,
         )
         service = Service(
@@ -174,7 +176,9 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
             lambda: _source(home, account, ledger, store, scheduler, calendar, world),
             Lease(ledger, account.run, name, WallClock()),
             Outside(clock, world.stale, world.tell(ledger, account), world.log),
+            known=known,
             patient=world.patient,
+            simulated=isinstance(clock, SimulatedClock),
         )
         try:
             service.start()
@@ -194,12 +198,24 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
 def replay(home: Home, name: str, first: date | None, last: date, world_of: Callable[[Clock], World]) -> int:
     """Run an account's service through the sessions up to ``last`` on a simulated clock; return how many it decided.
 
-    first: of an account that has decided nothing yet, the session to begin with. An account goes on where it stands.
+    first: of an account that has decided nothing yet, the session to begin with. An account goes on where it stands,
+        and no further than the newest bar that is stored.
+    Raises ConfigError for an account that has decided by the wall's clock: a replay would call its late days timely.
     """
+    calendar = Calendar()
+    if first is not None and not calendar.is_session(first):
+        first = calendar.sessions(first, date(first.year + 1, first.month, 1))[0]
     with Ledger.open(home.ledger, synchronous="FULL") as ledger:
         accounts = Accounts(ledger, WallClock())
-        account = accounts.begin_at(accounts.get(name), first)
+        account = accounts.get(name)
+        if account.lived:
+            do = "let it catch up: python -m trader paper once, or open another account for a replay"
+            raise ConfigError("an account that has run live cannot be replayed", where=name, do=do)
+        account = accounts.begin_at(account, first)
         done = accounts.last_decided(account)
+    with MarketStore.open(home.store) as store:
+        held = store.symbols().get(account.config.run.market)
+    last = min(last, held.last) if held is not None and held.last is not None else last
     calendar = Calendar(account.config.inputs.decide_minutes)
     start = account.first_session if done is None else calendar.session(calendar.index(done) + 1)
     sessions = calendar.sessions(start, last) if start <= last else []

@@ -21,6 +21,8 @@ class Scheduler:
 
     symbol: whose bars.  news: name of the news set in the store.  spec: says which sessions retrain.
     abstain: why there was no decision, by session; of a paper account, whose backtest abstains there too.
+    bars_known: of an account: which version of its bar closed each session, by known_at, or None where none did. What
+        the store learns about those sessions afterwards (an import that fills a gap, say) does not reach them.
     max_silence: after so many sessions in a row without a headline there is no decision; 0 = never.
     """
 
@@ -33,12 +35,13 @@ class Scheduler:
         news: str,
         spec: WalkForward,
         abstain: Mapping[date, str] | None = None,
+        bars_known: Mapping[date, datetime | None] | None = None,
         max_silence: int = 0,
     ) -> None:
         self._store, self._calendar = store, calendar
         self._symbol, self._news, self._spec = symbol, news, spec
         self._abstain, self._max_silence = abstain or {}, max_silence
-        self._had_bar: tuple[int, bool] = (-1, False)  # number of the session asked for last, whether its bar was there
+        self._bars_known = {} if bars_known is None else bars_known
 
     def events(self, first: date, last: date) -> Iterator[Event]:
         """Yield the events of the sessions first … last, oldest first.
@@ -60,12 +63,25 @@ class Scheduler:
         if not number:
             return None
         before = self._calendar.session(number - 1)
-        if self._had_bar[0] != number - 1:
-            self._had_bar = number - 1, self._bar(before, before) is not None
-        bar = None if self._had_bar[1] else self._bar(before, session)
+        bar = None if self.bar(before) is not None else self._bar(before, session)
         return None if bar is None else BarClosed(session=before, at=bar.known_at, bar=bar)
 
+    def closing_bar(self, session: date) -> Bar | None:
+        """Return the bar that a session is closed by: the one in time, else the one known by the session after."""
+        following = self._calendar.session(self._calendar.index(session) + 1)
+        return self._bar(session, session) or self._bar(session, following)
+
     def _bar(self, session: date, by: date) -> Bar | None:
+        """Return a session's bar as it was known by another one's decision."""
+        if session not in self._bars_known:
+            return self.bar_by(session, by)
+        known = self._bars_known[session]
+        if known is None or known > self._calendar.decide_at(by):
+            return None
+        return self._store.as_of(known).bar(self._symbol, session)
+
+    def bar_by(self, session: date, by: date) -> Bar | None:
+        """Return a session's bar as the store knew it by another one's decision, whatever is recorded of it."""
         return self._store.as_of(self._calendar.decide_at(by)).bar(self._symbol, session)
 
     def _events_of(self, session: date) -> Iterator[Event]:
@@ -77,8 +93,7 @@ class Scheduler:
         before = self._calendar.cutoff(self._calendar.session(number - 1)) if number else cutoff - timedelta(days=1)
         view = self._store.as_of(decide_at)
         yield NewsArrived(session=session, at=cutoff, news=view.news(self._news, before, cutoff))
-        bar = view.bar(self._symbol, session)
-        self._had_bar = number, bar is not None
+        bar = self.bar(session)
         if bar is not None:
             yield BarClosed(session=session, at=max(cutoff, bar.known_at), bar=bar)
         yield DecisionDue(session=session, at=decide_at, missing=self._missing(session, bar is not None))
