@@ -171,7 +171,12 @@ def test_a_decision_after_the_next_open_is_late_and_keeps_the_position(tmp_path:
         [event] = Accounts(ledger, clock).events(Accounts(ledger, clock).get("acct"))
     assert late.p_up is None and late.reason.startswith("late: decided at ")
     assert (event.kind, event.session, event.detail) == ("late", DAYS[120], late.reason)
-    assert positions[str(DAYS[120])] == positions[str(DAYS[119])] or positions[str(DAYS[120])] != 0
+    # What was ordered on 119 filled at the open of 120; 120 itself ordered nothing, so 121 holds the same.
+    with running.running(Home(home), "acct", world(SimulatedClock(decide_at(DAYS[121])))) as service:
+        service.run_due()
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        after = {row["session"]: row["position"] for row in ledger.equity(run)}
+    assert after[str(DAYS[121])] == positions[str(DAYS[120])]
 
 
 def test_a_machine_asleep_for_fifteen_sessions_catches_up_in_order(tmp_path: Path) -> None:
@@ -214,6 +219,26 @@ def befell(events: list[AccountEvent]) -> dict[str, Any]:
     return {"overrides": overrides_of(events), "controls": controls_of(events), "abstain": abstentions_of(events)}
 
 
+def same_as_its_backtest(home: Path, name: str = "acct") -> bool:
+    """Run the account's days again with all that befell it, as ``backtest --as-account`` does."""
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        account = accounts.get(name)
+        mine = ledger.ledger_hash(account.run, closed=True)
+        events, known = accounts.events(account), accounts.bars_known(account)
+        last = date.fromisoformat(ledger.equity(account.run)[-1]["session"])
+    again = engine.backtest(
+        account.config,
+        home,
+        account.first_session,
+        last,
+        readers=builders.readers(),
+        bars_known=known,
+        **befell(events),
+    )
+    return again.ledger_hash == mine
+
+
 def asked(home: Path, kind: str, detail: str = "") -> None:
     with Ledger.open(home / "ledger.db") as ledger:
         accounts = Accounts(ledger, SimulatedClock(builders.NOW - timedelta(days=3650)))
@@ -235,6 +260,137 @@ def test_a_request_is_taken_up_by_one_decision_and_by_no_other(tmp_path: Path) -
     assert event.session == DAYS[120]
     assert positions[4:] and all(position == 0 for position in positions[5:]), "flat, and halted afterwards"
     assert "flatten" in [order["reason"] for order in orders]
+
+
+@pytest.mark.parametrize("kind", ["halt", "flatten"])
+def test_a_request_is_never_taken_up_by_a_decision_from_before_it_was_asked(tmp_path: Path, kind: str) -> None:
+    home = builders.a_home(tmp_path)
+    run = an_account(home, model=TINY)
+    replayed(home, last=DAYS[119])
+    asked_at = decide_at(DAYS[135], minutes=5)
+    with Ledger.open(home / "ledger.db") as ledger:
+        accounts = Accounts(ledger, SimulatedClock(asked_at))
+        accounts.request(accounts.get("acct"), kind)
+    with running.running(Home(home), "acct", world(SimulatedClock(asked_at + timedelta(minutes=1)))) as service:
+        assert service.run_due() == 16, "asleep until then"
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        [event] = [one for one in accounts.events(accounts.get("acct")) if one.kind == kind]
+        positions = {row["session"]: row["position"] for row in ledger.equity(run)}
+    assert event.session == DAYS[135], "the only decision whose open was still to come"
+    assert positions[str(DAYS[134])] != 0
+    assert same_as_its_backtest(home)
+
+
+@pytest.mark.parametrize("gone", [(138,), (137, 138), (121, 138)])
+def test_an_account_whose_newest_session_waits_for_its_bar_equals_its_backtest(
+    tmp_path: Path, gone: tuple[int, ...]
+) -> None:
+    home = builders.a_home(tmp_path, without=gone)
+    an_account(home, model=TINY)
+    replayed(home, last=DAYS[138])
+    clock = SimulatedClock(decide_at(DAYS[138], minutes=1))
+    with running.running(Home(home), "acct", world(clock)) as service:
+        service.run_due()
+    assert same_as_its_backtest(home)
+
+
+def test_bars_that_fill_a_gap_afterwards_reach_neither_the_account_nor_its_backtest(tmp_path: Path) -> None:
+    made = builders.bars(DAYS)
+    builders.fill(tmp_path, [bar for at, bar in enumerate(made) if at not in (121, 125, 126)], builders.headlines(DAYS))
+    run = an_account(tmp_path, model=TINY)
+    replayed(tmp_path, last=DAYS[124])
+    waiting = SimulatedClock(decide_at(DAYS[125], minutes=1))
+    with running.running(Home(tmp_path), "acct", world(waiting)) as service:
+        service.run_due()
+    before = ledger_hash(tmp_path, run)
+    with MarketStore.open(tmp_path / "market.db") as store:
+        store.add_bars([made[121], made[125], made[126]], source="an import that dates them at their closes")
+    replayed(tmp_path, last=DAYS[130])
+    assert ledger_hash(tmp_path, run) != before
+    with Ledger.open(tmp_path / "ledger.db", read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        known = accounts.bars_known(accounts.get("acct"))
+        signals = {signal.session: signal for signal in ledger.signals(run)}
+    assert known[DAYS[121]] is None, "it was closed without a bar"
+    assert known[DAYS[125]] == made[125].known_at, "it still waited for its bar"
+    assert signals[DAYS[125]].p_up is None and signals[DAYS[126]].p_up is not None
+    assert same_as_its_backtest(tmp_path)
+
+
+def test_bars_of_slept_through_sessions_that_come_late_leave_the_account_equal_to_its_backtest(tmp_path: Path) -> None:
+    made = builders.bars(DAYS)
+    came = decide_at(DAYS[130], minutes=2)
+    made = [replace(bar, known_at=max(bar.known_at, came)) if 120 <= at <= 130 else bar for at, bar in enumerate(made)]
+    builders.fill(tmp_path, made, builders.headlines(DAYS))
+    an_account(tmp_path, model=TINY)
+    replayed(tmp_path, last=DAYS[119])
+    with running.running(Home(tmp_path), "acct", world(SimulatedClock(came + timedelta(minutes=1)))) as service:
+        service.run_due()
+    replayed(tmp_path)
+    assert same_as_its_backtest(tmp_path)
+
+
+def test_a_decision_that_takes_until_after_the_open_is_late(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    run = an_account(home, model=TINY)
+    replayed(home, last=DAYS[119])
+    clock = SimulatedClock(CALENDAR.open_at(DAYS[121]) - timedelta(seconds=1))
+
+    class Slow(builders.TinyScorer):
+        """Takes two seconds of the account's own time."""
+
+        def scores(self, texts: Any, progress: Any = None) -> Any:
+            if clock.now() < CALENDAR.open_at(DAYS[121]):
+                clock.set(clock.now() + timedelta(seconds=2))
+            return super().scores(texts, progress)
+
+    plain = builders.readers()
+    readers = replace(plain, scorer=Slow())
+    with running.running(Home(home), "acct", replace(world(clock), readers=readers)) as service:
+        service._warm_up()
+        clock_before = clock.now()
+        assert service.run_due() == 1
+    assert clock.now() >= clock_before
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        [signal] = [one for one in ledger.signals(run) if one.session == DAYS[120]]
+        decided = {row["session"] for row in ledger.orders(run)}
+    assert (signal.p_up is None) == (clock.now() >= CALENDAR.open_at(DAYS[121]))
+    assert signal.p_up is not None or str(DAYS[120]) not in decided
+
+
+def test_a_model_that_cannot_be_promoted_is_told_and_does_not_stop_the_account(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    run = an_account(home, model=TINY)
+    replayed(home, last=DAYS[119])
+    asked(home, "promote", "tiny-that-is-gone")
+    assert replayed(home, last=DAYS[122]) == 3
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        kinds = [(one.session, one.kind) for one in accounts.events(accounts.get("acct"))]
+        models = {signal.model_id for signal in ledger.signals(run)}
+    assert (DAYS[120], "promote") in kinds and (DAYS[120], "damaged") in kinds
+    assert "tiny-that-is-gone" not in models
+
+
+def test_an_account_that_has_run_live_is_not_replayed(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    an_account(home, model=TINY)
+    with running.running(Home(home), "acct", world(WallClock())) as service:
+        assert service.run_due() > 0, "all of them late"
+    with pytest.raises(ConfigError, match="acct: an account that has run live cannot be replayed"):
+        replayed(home)
+
+
+def test_a_replay_ends_with_the_newest_bar_and_begins_with_a_session(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path)
+    an_account(home, model=TINY)
+    assert replay(Home(home), "acct", date(2010, 7, 4), date(2010, 12, 31), world) > 0
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        account = accounts.get("acct")
+        assert account.first_session == date(2010, 7, 6), "the fourth is a Sunday, the fifth a holiday"
+        assert accounts.last_decided(account) == DAYS[139]
 
 
 # What may not happen

@@ -187,10 +187,10 @@ def as_account(options: argparse.Namespace) -> None:
             do = "its own start checks every row: python -m trader paper status"
             raise ConfigError("an account of stored signals forecasts nothing", where=account.name, do=do)
         events, recorded = accounts.events(account), ledger.equity(account.run)
-        mine = ledger.ledger_hash(account.run)
+        mine, bars_known = ledger.ledger_hash(account.run, closed=True), accounts.bars_known(account)
     if not recorded:
         raise NoData("the account has traded no session yet", where=account.name)
-    first, last = (date.fromisoformat(recorded[at]["session"]) for at in (0, -1))
+    first, last = account.first_session, date.fromisoformat(recorded[-1]["session"])
     with watching() as watch:
         made = engine.backtest(
             account.config,
@@ -201,9 +201,10 @@ def as_account(options: argparse.Namespace) -> None:
             overrides=overrides_of(events),
             controls=controls_of(events),
             abstain=abstentions_of(events),
+            bars_known=bars_known,
         )
     same = made.ledger_hash == mine
-    print(f"Account {account.name}, {first} to {last}: {len(recorded):,} sessions, hash {mine[:16]}")
+    print(f"Account {account.name}, {recorded[0]['session']} to {last}: {len(recorded):,} sessions, hash {mine[:16]}")
     print(f"Backtest of the same days, run {made.run}, with its {len(events)} events: hash {made.ledger_hash[:16]}")
     print("Every signal, order, fill and equity is the same." if same else "They differ.")
     if not same:
@@ -255,7 +256,11 @@ def _name_model(options: argparse.Namespace, kind: str, model_id: str) -> None:
 
     home = _home(options)
     with Ledger.open(home.ledger, read_only=True) as ledger:
-        config = Accounts(ledger, WallClock()).get(options.account).config
+        account = Accounts(ledger, WallClock()).get(options.account)
+    if account.signals_run is not None:
+        do = f"it trades the signals of run {account.signals_run}"
+        raise ConfigError("an account of stored signals has no model to choose", where=account.name, do=do)
+    config = account.config
     spec = model_spec(config, config.run.model, readers_of(config, home).texts_id)
     check_promotable(Registry(home.models), model_id, spec)
     with Ledger.open(home.ledger, synchronous="FULL") as ledger:

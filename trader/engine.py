@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date
+from datetime import date, datetime
 import inspect
 from pathlib import Path
 import traceback
@@ -62,6 +62,7 @@ def backtest(
     overrides: Mapping[date, str] | None = None,
     controls: Mapping[date, Control] | None = None,
     abstain: Mapping[date, str] | None = None,
+    bars_known: Mapping[date, datetime | None] | None = None,
 ) -> Outcome:
     """Run one walk-forward backtest over the sessions first … last and write it into the ledger.
 
@@ -69,7 +70,8 @@ def backtest(
     readers: what reads the headlines; None takes what the config names.
     overrides: session → id of a model in the registry that is in use from it on, whatever the rule says, until the
         next adopted training: the promotions and rollbacks of an account.
-    controls, abstain: what else befell an account, by session: what its owner asked for, why there was no decision.
+    controls, abstain, bars_known: what else befell an account, by session: what its owner asked for, why there was no
+        decision, which version of its bar it had (None: none; such a session may be the last one too).
     Raises TraderError for anything that a user can mend; the ledger then keeps what was whole.
     """
     home, stages, run = Home(home_folder), Stages(watch), config.run
@@ -86,7 +88,7 @@ def backtest(
         with stages("data"):
             news = stock(store, run.market, run.news)
         with store.snapshot():  # an import in the middle of a run must not mix two sets of data
-            span = find_span(store, calendar, config, news, first, last, spec.lookback)
+            span = find_span(store, calendar, config, news, first, last, spec.lookback, bars_known)
             scheduler = Scheduler(
                 store,
                 calendar,
@@ -94,6 +96,7 @@ def backtest(
                 news=news,
                 spec=config.walkforward,
                 abstain=abstain,
+                bars_known=bars_known,
                 max_silence=config.risk.max_news_silence,
             )
             if daily:

@@ -282,8 +282,10 @@ class Ledger:
             raise NoData("the run has no such session", where=f"run {number}", got=key, expected=expected)
         return [self._signal(row) for row in rows]
 
-    def ledger_hash(self, run: int | str) -> str:
+    def ledger_hash(self, run: int | str, *, closed: bool = False) -> str:
         """Return the sha256 of a run's signals, news weights, orders, fills and equity, by natural key.
+
+        closed: leave out a newest signal whose session waits for its bar.
 
         Floats count to the last bit. Run numbers, wall times and paths are left out, so that two runs with the
         same seed have the same hash whenever and wherever they ran.
@@ -293,7 +295,9 @@ class Ledger:
             for table, columns in _HASHED.items():
                 key = ", ".join(columns.split(", ")[: _KEYS[table]])
                 digest.update(f"{table}\n".encode())
-                for row in self._conn.execute(f"SELECT {columns} FROM {table} WHERE run = ? ORDER BY {key}", (number,)):
+                upto = "AND session <= (SELECT max(session) FROM equity WHERE run = ?1)" if closed else ""
+                sql = f"SELECT {columns} FROM {table} WHERE run = ?1 {upto} ORDER BY {key}"
+                for row in self._conn.execute(sql, (number,)):
                     digest.update(f"{row!r}\n".encode())
         return digest.hexdigest()
 

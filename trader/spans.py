@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 
 from trader.clock import Calendar
 from trader.config import Config
@@ -25,12 +25,20 @@ class Span:
 
 
 def find_span(
-    store: MarketStore, calendar: Calendar, config: Config, news: str, first: date, last: date, lookback: int = 0
+    store: MarketStore,
+    calendar: Calendar,
+    config: Config,
+    news: str,
+    first: date,
+    last: date,
+    lookback: int = 0,
+    bars_known: Mapping[date, datetime | None] | None = None,
 ) -> Span:
     """Find the sessions to read and to trade; raise NoData where the store has no bars or headlines for them.
 
     news: the set's name in the store.   lookback: sessions that the model reads, where more than the config's.
-    The first and the last session traded have a bar that was known when they were decided.
+    bars_known: of an account, see ``trader.scheduler``; its last session is traded though it has no bar.
+    The first session traded, and the last but for an account, has a bar that was known when it was decided.
     """
     symbol = config.run.market
     symbols, names = store.symbols(), store.names()
@@ -53,7 +61,7 @@ def find_span(
             do="choose other days or import more prices",
         )
     last = min(last, held.last)
-    sessions = _in_time(store, calendar, symbol, held.first, last)
+    sessions = _in_time(store, calendar, symbol, held.first, last, bars_known or {})
     start = bisect_left(sessions, first)
     if start == len(sessions):
         raise NoData(f"no bars of {symbol} in these days", got=f"{first}..{last}", do="choose other days")
@@ -64,7 +72,8 @@ def find_span(
             got=f"{sessions[start]}..{sessions[-1]}",
             do="choose other days or another --news; `python -m trader news list` shows the spans",
         )
-    return Span(_pump(config, sessions, start, lookback), sessions[start], sessions[-1])
+    end = sessions[-1] if bars_known is None else last
+    return Span(_pump(config, sessions, start, lookback), sessions[start], end)
 
 
 def history_of(store: MarketStore, calendar: Calendar, config: Config, session: date, lookback: int) -> date:
@@ -73,17 +82,31 @@ def history_of(store: MarketStore, calendar: Calendar, config: Config, session: 
     if held is None or held.first is None or held.first >= session:
         return session
     before = calendar.session(calendar.index(session) - 1)
-    sessions = _in_time(store, calendar, config.run.market, held.first, before)
+    sessions = _in_time(store, calendar, config.run.market, held.first, before, {})
     return _pump(config, sessions, len(sessions), lookback) if sessions else session
 
 
-def _in_time(store: MarketStore, calendar: Calendar, symbol: str, first: date, last: date) -> list[date]:
+def _in_time(
+    store: MarketStore,
+    calendar: Calendar,
+    symbol: str,
+    first: date,
+    last: date,
+    bars_known: Mapping[date, datetime | None],
+) -> list[date]:
     """Return the sessions whose bar was known when they were decided; the others do not count as history."""
     within = calendar.sessions(first, last) if first <= last else []
     if not within:
         return []
     days = [bar.session for bar in store.as_of(calendar.decide_at(within[-1])).bars(symbol, first, last)]
-    return [day for day in days if store.as_of(calendar.decide_at(day)).bar(symbol, day) is not None]
+
+    def known(day: date) -> bool:
+        at = calendar.decide_at(day)
+        if day in bars_known:
+            return (closed := bars_known[day]) is not None and closed <= at
+        return store.as_of(at).bar(symbol, day) is not None
+
+    return [day for day in days if known(day)]
 
 
 def _pump(config: Config, sessions: Sequence[date], start: int, lookback: int) -> date:
