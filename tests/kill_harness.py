@@ -117,7 +117,7 @@ class DeadlyBell(Bell):
 
     def __init__(self, at: int) -> None:
         super().__init__(tick_seconds=0.02)
-        ring, self._rings = self._ring.set, 0
+        ring, self._rings = self.ring, 0
 
         def deadly() -> None:
             self._rings += 1

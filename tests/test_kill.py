@@ -68,7 +68,7 @@ def test_the_harness_would_see_a_service_that_decides_twice_or_leaves_one_out(ho
     assert ledger_hash(folder, run) != undisturbed
     with pytest.raises(sqlite3.IntegrityError), sqlite3.connect(folder / "ledger.db") as connection:
         row = connection.execute("SELECT * FROM decisions WHERE run = ? LIMIT 1", (run,)).fetchone()
-        connection.execute("INSERT INTO decisions VALUES (?, ?, ?, ?, ?)", row)
+        connection.execute("INSERT INTO decisions VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def test_the_days_are_those_of_the_issue() -> None:

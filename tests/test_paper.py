@@ -355,8 +355,9 @@ def test_a_decision_that_takes_until_after_the_open_is_late(tmp_path: Path) -> N
     with Ledger.open(home / "ledger.db", read_only=True) as ledger:
         [signal] = [one for one in ledger.signals(run) if one.session == DAYS[120]]
         decided = {row["session"] for row in ledger.orders(run)}
-    assert (signal.p_up is None) == (clock.now() >= CALENDAR.open_at(DAYS[121]))
-    assert signal.p_up is not None or str(DAYS[120]) not in decided
+    assert clock.now() >= CALENDAR.open_at(DAYS[121]), "the scorer took until after the open"
+    assert signal.p_up is None and signal.reason.startswith("late: ")
+    assert str(DAYS[120]) not in decided
 
 
 def test_a_model_that_cannot_be_promoted_is_told_and_does_not_stop_the_account(tmp_path: Path) -> None:

@@ -496,3 +496,28 @@ def test_a_real_feed_is_read_kept_shown_its_tag_and_left_alone_when_it_asks_for_
     assert third.error.endswith("too many requests (429); raise every_minutes if it goes on")
     assert (here.row().last_success, here.row().last_new) == (START + 15 * MINUTE, START)
     assert [item.headline for item in here.news()] == ["Shares rise"]
+
+
+def test_what_a_feed_answered_after_a_decision_says_nothing_of_it(room: MakeRoom) -> None:
+    source = Source(brought("first"), SourceError("down"), brought("second"))
+    made = room(feed(source))
+    made.poller.poll("wire1")
+    made.after(30 * HOUR)
+    decided_at = made.clock.now()
+    made.after(MINUTE)
+    made.poller.poll("wire1")
+    made.after(40 * MINUTE)
+    made.poller.poll("wire1")
+    assert silent(made.health, made.feeds, made.clock.now()) == ""
+    assert silent(made.health, made.feeds, decided_at).startswith("feed wire1 is stale: last success 2026-11-25 15:00")
+
+
+def test_a_feed_that_was_well_at_a_decision_is_so_for_whoever_asks_the_morning_after(room: MakeRoom) -> None:
+    source = Source(brought("first"), brought("second"))
+    made = room(feed(source))
+    made.poller.poll("wire1")
+    decided_at = made.clock.now() + MINUTE
+    made.after(14 * HOUR)
+    made.poller.poll("wire1")
+    made.restart()
+    assert silent(made.health, made.feeds, decided_at) == ""

@@ -29,6 +29,7 @@ from trader.parts import (
     Readers,
     check_chats,
     costs_of,
+    cpu_spec,
     facts_window,
     model_spec,
     readers_of,
@@ -162,7 +163,8 @@ def _forecast_batched(
     if not any(fold.use for fold in folds):
         raise too_little(window, config)
     rival = "" if spec.name == config.run.model else f" {spec.name}"
-    trainer = Trainer(window, spec, Registry(home.models), workers=workers_of(config))
+    fallback = cpu_spec(config, spec.name, spec.texts_id) if spec.name == config.run.model else None
+    trainer = Trainer(window, spec, Registry(home.models), workers=workers_of(config), fallback=fallback)
     with stages(f"train{rival}") as step:
         trained = trainer.train(folds, lambda done, total: step(done, total, _fold_detail(window, folds, done, total)))
     first = next(fold.use.start for fold in folds if fold.use)
@@ -221,7 +223,8 @@ def _forecast_daily(
     overrides: Mapping[date, str],
 ) -> Forecasts:
     """Go through the events one by one, training when it is due and forecasting at each decision."""
-    trainer = Trainer(window, spec, Registry(home.models), workers=1)
+    fallback = cpu_spec(config, spec.name, spec.texts_id)
+    trainer = Trainer(window, spec, Registry(home.models), workers=1, fallback=fallback)
     signals: list[Signal] = []
     days = (span.last - span.pump).days + 1
     with (

@@ -7,7 +7,7 @@ reason that it gives.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,17 @@ CREATE TABLE IF NOT EXISTS feed_health (
   last_modified TEXT NOT NULL
 ) STRICT, WITHOUT ROWID"""
 
+# One row a success, for some days: whether a feed was well at a decision is asked after it too.
+ANSWERS = """
+CREATE TABLE IF NOT EXISTS feed_answers (
+  feed TEXT NOT NULL,
+  address TEXT NOT NULL,
+  at INTEGER NOT NULL,                -- µs UTC
+  brought INTEGER NOT NULL,           -- 1 where it brought something new
+  PRIMARY KEY (feed, address, at)
+) STRICT, WITHOUT ROWID"""
+KEPT = timedelta(days=30)  # longer than any sensible stale_hours or silent_hours, and than a machine is asleep
+
 _COUNTED = ("successes", "failures", "items")
 _WRITE = """
 INSERT INTO feed_health VALUES (:feed, :kind, :address, :last_attempt, :last_success, :last_new, :successes, :failures,
@@ -45,6 +56,7 @@ ON CONFLICT (feed) DO UPDATE SET kind = :kind, address = :address, last_attempt 
   last_success = :last_success, last_new = :last_new, successes = :successes, failures = :failures,
   failures_in_a_row = :failures_in_a_row, items = :items, rejected = :rejected, skewed = :skewed,
   server_ahead = :server_ahead, error = :error, next_due = :next_due, etag = :etag, last_modified = :last_modified"""
+_MICROSECOND = timedelta(microseconds=1)
 _INSTANTS = ("last_attempt", "last_success", "last_new", "next_due")
 
 
@@ -112,6 +124,7 @@ class Health:
         db = connect(path, wait_seconds=wait_seconds)
         with store_errors(path), immediate(db.conn):
             db.conn.execute(TABLE)
+            db.conn.execute(ANSWERS)
         return cls(db, path)
 
     def __enter__(self) -> Health:
@@ -151,17 +164,40 @@ class Health:
             after = _after(before if before and before.address == result.address else None, result)
             values = plain(tuple(after.values()), f"feed {result.feed}")
             self._db.conn.execute(_WRITE, dict(zip(after, values, strict=True)))
+            if not result.error:
+                self._keep(result, brought=after["last_new"] == after["last_success"])
         found = self.row(result.feed)
         assert found is not None
         return found
 
+    def _keep(self, result: PollResult, brought: bool) -> None:
+        """Keep one success, and forget those of before ``KEPT``."""
+        done = to_us(result.done)
+        row = (result.feed, result.address, done, int(brought))
+        self._db.conn.execute("INSERT OR REPLACE INTO feed_answers VALUES (?, ?, ?, ?)", row)
+        self._db.conn.execute("DELETE FROM feed_answers WHERE at < ?", (done - KEPT // _MICROSECOND,))
+
+    def _as_of(self, row: HealthRow, at: datetime) -> HealthRow:
+        """Return a feed's row with its last success and its last news as they were at an instant that is past."""
+        if row.last_success is None or row.last_success <= at:
+            return row
+        sql = "SELECT max(at) AS success, max(CASE WHEN brought THEN at END) AS new FROM feed_answers WHERE feed = ? "
+        with store_errors(self._path):
+            [held] = self._db.query(sql + "AND address = ? AND at <= ?", (row.feed, row.address, to_us(at)))
+        if held["success"] is None:
+            return row
+        new = None if held["new"] is None else from_us(held["new"])
+        return replace(row, last_success=from_us(held["success"]), last_new=new, error="")
+
     def stale(self, feed: LiveFeed, now: datetime) -> str:
         """Say in one line why nothing should be decided on this feed, "" where it is well.
 
+        now: the decision's instant; what the feed answered later counts for nothing.
         It was never asked, never answered, has not answered for ``stale_after_seconds``, or has brought nothing
         new for ``silent_after_seconds``. A last success far ahead of ``now`` (the clock was set back) proves nothing.
         """
         row = self.row(feed.name)
+        row = row if row is None else self._as_of(row, now)
         if row is None or row.address != feed.address:
             return f"feed {feed.name} was never asked"
         error = f" ({row.error})" if row.error else ""

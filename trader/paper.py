@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from trader.account import Account, AccountEvent, Accounts, control_of, controls_of
 from trader.clock import Calendar, Clock
-from trader.errors import ConfigError, TimeError, TraderError
+from trader.errors import ConfigError, ModelError, TimeError
 from trader.events import Bar, BarClosed, DecisionDue, Event, RetrainDue, Signal
 from trader.lease import Lease
 from trader.ledger import Ledger
@@ -292,7 +292,7 @@ class Service:
             if asked.kind in ("promote", "rollback"):
                 try:
                     self._source.use(asked.detail)
-                except TraderError as error:
+                except (ModelError, ConfigError) as error:
                     refused.append((session, "damaged", f"{asked.kind} of {asked.detail}: {error}"))
         return refused
 

@@ -24,6 +24,7 @@ from trader.parts import (
     Readers,
     check_chats,
     costs_of,
+    cpu_spec,
     model_spec,
     readers_of,
     stock,
@@ -260,7 +261,7 @@ def _source(
     registry.sweep()  # a training that was killed with this service may have left half a model
     host = ModelHost(
         window,
-        Trainer(window, spec, registry, workers=1),
+        Trainer(window, spec, registry, workers=1, fallback=cpu_spec(config, spec.name, spec.texts_id)),
         config.walkforward,
         config.retrain,
         symbol=config.run.market,

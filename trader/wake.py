@@ -9,10 +9,11 @@ forwards. Everything is done in the thread that called ``serve``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timezone
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+import os
+import select
 import signal
-from threading import Event
 from types import FrameType
 from typing import Any
 
@@ -23,38 +24,53 @@ TICK_SECONDS = 20
 
 
 class Bell:
-    """Rings until somebody says stop: ``wait`` returns at each ring, and says whether to go on."""
+    """Rings until somebody says stop: ``wait`` returns at each ring, and says whether to go on.
+
+    A ring is a byte in a pipe: writing one takes no lock, so that a signal handler may ring wherever it interrupted.
+    """
 
     def __init__(self, tick_seconds: float = TICK_SECONDS) -> None:
         from apscheduler.schedulers.background import BackgroundScheduler
 
-        self._ring, self.stopped, self._tick_seconds = Event(), Event(), tick_seconds
+        self._heard, self._rope = os.pipe()
+        for end in (self._heard, self._rope):
+            os.set_blocking(end, False)
+        self.stopped, self._tick_seconds = False, tick_seconds
         # A ring is never too late to be of use, and many missed ones are one.
         defaults = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         self._scheduler: Any = BackgroundScheduler(timezone=timezone.utc, job_defaults=defaults)
 
-    def at(self, instant: Any) -> None:
+    def ring(self) -> None:
+        """Ring now; from any thread and from a signal handler."""
+        with suppress(BlockingIOError):  # the pipe is full of rings that nobody has heard yet
+            os.write(self._rope, b"!")
+
+    def at(self, instant: datetime) -> None:
         """Ring at an instant too, at once where it is past; the newest call counts."""
-        self._scheduler.add_job(self._ring.set, "date", run_date=instant, id="due", replace_existing=True)
+        self._scheduler.add_job(self.ring, "date", run_date=instant, id="due", replace_existing=True)
 
     def stop(self) -> None:
-        """Let ``wait`` say no from now on; safe to call from a signal handler and from any thread."""
-        self.stopped.set()
-        self._ring.set()
+        """Let ``wait`` say no from now on; from any thread and from a signal handler."""
+        self.stopped = True
+        self.ring()
 
     def wait(self) -> bool:
         """Wait for the next ring, ``tick_seconds`` at most; return whether to go on."""
-        self._ring.wait(self._tick_seconds)
-        self._ring.clear()
-        return not self.stopped.is_set()
+        if select.select([self._heard], [], [], self._tick_seconds)[0]:
+            with suppress(BlockingIOError):
+                os.read(self._heard, 4096)
+        return not self.stopped
 
     def __enter__(self) -> Bell:
         self._scheduler.start()
-        self._ring.set()  # whatever came due before is done at once
+        self.ring()  # whatever came due before is done at once
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._scheduler.remove_all_jobs()  # one that comes due while the scheduler stops would not be found
         self._scheduler.shutdown()  # and waits for its threads: all that they do is ring
+        os.close(self._heard)
+        os.close(self._rope)
 
 
 def serve(service: Service, bell: Bell, poll: Callable[[], None], log: Callable[..., None]) -> None:
@@ -70,7 +86,7 @@ def serve(service: Service, bell: Bell, poll: Callable[[], None], log: Callable[
         try:
             poll()
             service.renew()
-            service.run_due(lambda: not bell.stopped.is_set())
+            service.run_due(lambda: not bell.stopped)
             service.read_ahead()
             if service.waits_for:  # its decision is due already: a ring for it would come at once, again and again
                 why = about = f"{service.waits_for}, is not ready"
@@ -88,8 +104,8 @@ def ends_on_signals(bell: Bell) -> Iterator[None]:
     """Let SIGTERM and SIGINT stop the bell instead of the process; a second one does what it always does."""
 
     def stop(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, before[signal.Signals(number)])  # first: a second one does what it always does
         bell.stop()
-        signal.signal(number, before[signal.Signals(number)])
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     for number in before:
