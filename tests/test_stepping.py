@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date, timedelta
+import gc
 import random
 import subprocess
 import sys
@@ -203,6 +204,21 @@ def test_only_one_of_the_two_threads_ever_runs() -> None:
 
 def threads() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name.startswith("trading")}
+
+
+def orders_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(one, bt.Order) for one in gc.get_objects())
+
+
+@pytest.mark.parametrize(("strategy", "params"), FIVE, ids=[kind.__name__ for kind, _ in FIVE])
+def test_an_account_keeps_no_order_that_has_ended(strategy: type[Any], params: dict[str, Any]) -> None:
+    bars, rng = real_bars()[:300], random.Random(1)
+    before = orders_in_memory()
+    with Trading(bars[0].symbol, strategy, params) as trading:
+        made = signals(bars, [rng.choice((-1, 1)) for _ in bars])
+        *_, last = [trading.push(*pair) for pair in zip(bars, made, strict=True)]
+        assert orders_in_memory() - before <= 3 * len(last.open) + 3, "backtrader keeps each, and clones of it"
 
 
 def test_close_leaves_no_thread_and_may_be_called_twice() -> None:

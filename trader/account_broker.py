@@ -249,6 +249,17 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         value = self.positions[data].size * data.close[0]
         self._short_value = max(0.0, -value)
         self._idle_cash = max(0.0, self._value - abs(value))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of orders and trades that have ended: backtrader keeps each for ever, and accounts run for years."""
+        strategy = self.cerebro.runningstrats[0]
+        strategy._orders.clear()
+        for by_id in strategy._trades.values():
+            for trades in by_id.values():
+                del trades[:-1]  # the newest is the one that the next fill goes on with
+        for ref in [ref for ref, family in self._pchildren.items() if not any(one.alive() for one in family)]:
+            del self._pchildren[ref]
 
     def waiting(self) -> tuple[OrderRecord, ...]:
         """Return the orders that wait for a next session, oldest first."""
