@@ -32,9 +32,10 @@ class SameDayLogistic:
     """Logistic regression on DayNumbers and, for each lookback day, a score of how its news say that day went.
 
     The score's regression reads the numbers of the day's news alone, not its bar. It learns inside the training span:
-    of the training days but the first, whose own return belongs to the day before it. The second step never meets a
-    score that has seen its label: the training days are scored in BLOCKS by regressions that leave out the block and
-    the ``lookback`` days after it; every other day, in validation and forecasts, by the regression on all of them.
+    of the training days but the first, whose own return belongs to the day before it. On the days of one
+    market the second step never meets a score that has seen its label: the training days are scored in BLOCKS by
+    regressions that leave out the block and the ``lookback`` days after it; every other day, in validation and
+    forecasts, by the regression on all of them. (Of markets laid one after the other, each day has a twin elsewhere.)
     expected_return and news_weights are None.
     """
 

@@ -239,15 +239,21 @@ class Ledger:
         """Return the table ``equity`` of a run, oldest first."""
         return self._query("SELECT * FROM equity WHERE run = ? ORDER BY session", self.resolve(run))
 
-    def signals(self, run: int | str) -> list[Signal]:
-        """Return a run's signals with their headlines, oldest first."""
-        number = self.resolve(run)
+    def signals(
+        self, run: int | str, first: date = date.min, last: date = date.max, *, top: bool = True
+    ) -> list[Signal]:
+        """Return a run's signals from the first to the last of these days, oldest first; ``top``: with headlines."""
         tops: dict[tuple[str, str], list[tuple[str, float]]] = {}
-        sql = "SELECT session, symbol, headline, weight FROM news_weights WHERE run = ? ORDER BY session, symbol, rank"
-        for row in self._query(sql, number):
+        for row in self.between("news_weights", run, first, last) if top else ():
             tops.setdefault((row["session"], row["symbol"]), []).append((row["headline"], row["weight"]))
-        rows = self._query("SELECT * FROM signals WHERE run = ? ORDER BY session, symbol", number)
+        rows = self.between("signals", run, first, last)
         return [_signal(row, tops.get((row["session"], row["symbol"]), [])) for row in rows]
+
+    def between(self, table: str, run: int | str, first: date, last: date) -> list[Row]:
+        """Return a run's rows of one of the hashed tables whose session lies between two days, by natural key."""
+        key = ", ".join(_HASHED[table].split(", ")[: _KEYS[table]])
+        sql = f"SELECT * FROM {table} WHERE run = ? AND session BETWEEN ? AND ? ORDER BY {key}"
+        return self._query(sql, self.resolve(run), day(first), day(last))
 
     def states(self, run: int | str) -> list[Row]:
         """Return a run's changes of state (session, state, reason), oldest first; it starts ACTIVE."""

@@ -163,7 +163,7 @@ class Service:
     def end(self) -> None:
         """End the source's processes and the brokers' threads; also of a service that could not start."""
         self._source.close()
-        self._books.end()
+        self._books.close()
 
     def stop(self) -> None:
         """End everything and give the lease back."""
@@ -347,7 +347,7 @@ class Service:
         signal, session, before = made.signal, made.session, self._cursor
         waited = None
         if self._waiting is not None:
-            waited = self._books.close(self._waiting, made.bars.get(self._waiting.session), Control())
+            waited = self._books.close_session(self._waiting, made.bars.get(self._waiting.session), Control())
         bar = made.bars.get(session)
         # Until the first forecast there is no position to keep, and no row: so it is in a backtest too.
         trades = signal is not None and (self._books.last is not None or signal.p_up is not None)
@@ -355,7 +355,7 @@ class Service:
         closed = None
         if trades and bar is not None:
             assert signal is not None
-            closed, taken = self._books.close(signal, bar, control_of(requests)), list(requests)
+            closed, taken = self._books.close_session(signal, bar, control_of(requests)), list(requests)
         with self._ledger.transaction() as connection:
             self._lease.check(connection)
             if waited is not None:

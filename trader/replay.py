@@ -37,7 +37,7 @@ class Books:
         self._trading, self._always = trading, always_buy
         self.last: Closed | None = None
 
-    def close(self, signal: Signal, bar: Bar | None, control: Control) -> Closed:
+    def close_session(self, signal: Signal, bar: Bar | None, control: Control) -> Closed:
         """Close a session; without a bar the account stays as it stood."""
         if bar is None:
             assert self.last is not None, "an account begins with a session that has a bar"
@@ -49,8 +49,8 @@ class Books:
         self.last = closed
         return closed
 
-    def end(self) -> None:
-        """End both brokers and their threads."""
+    def close(self) -> None:
+        """End both brokers and their threads; a second time does nothing."""
         self._trading.close()
         self._always.close()
 
@@ -79,26 +79,35 @@ def rebuild(
     bar_of: the bar of a session as the account knew it.   controls: by the session that took them up.
     Raises ReplayError that names the first row that differs.
     """
-    equity = {row["session"]: row for row in ledger.equity(run)}
-    fills: dict[str, list[dict[str, Any]]] = {}
-    for row in ledger.fills(run):
-        fills.setdefault(row["session"], []).append(row)
     ended: list[OrderRecord] = []
     waiting: Signal | None = None
-    for signal in ledger.signals(run):
-        key = signal.session.isoformat()
-        if key not in equity:
-            waiting = signal
-            continue
-        closed = books.close(signal, bar_of(signal.session), controls.get(signal.session, Control()))
-        ended += closed.record.orders
-        _compare_equity(run, equity[key], closed)
-        _compare_fills(run, key, fills.pop(key, []), closed.record)
-    if fills:
-        raise _difference(run, f"fills {min(fills)}", f"{len(fills[min(fills)])} rows", "none")
+    for first, last in _years(ledger, run):  # year by year: a service that runs for decades reads no more at a time
+        equity = {row["session"]: row for row in ledger.between("equity", run, first, last)}
+        fills: dict[str, list[dict[str, Any]]] = {}
+        for row in ledger.between("fills", run, first, last):
+            fills.setdefault(row["session"], []).append(row)
+        for signal in ledger.signals(run, first, last, top=False):
+            key = signal.session.isoformat()
+            if key not in equity:
+                waiting = signal
+                continue
+            closed = books.close_session(signal, bar_of(signal.session), controls.get(signal.session, Control()))
+            ended += closed.record.orders
+            _compare_equity(run, equity[key], closed)
+            _compare_fills(run, key, fills.pop(key, []), closed.record)
+        if fills:
+            raise _difference(run, f"fills {min(fills)}", f"{len(fills[min(fills)])} rows", "none")
     still_open = books.last.record.open if books.last else ()
     _compare_orders(run, ledger.orders(run), [*ended, *still_open])
     return waiting
+
+
+def _years(ledger: Ledger, run: int) -> list[tuple[date, date]]:
+    """Return the first and the last day of each year that a run has signals in."""
+    [span] = ledger.query("SELECT min(session) AS first, max(session) AS last FROM signals WHERE run = ?", run)
+    if span["first"] is None:
+        return []
+    return [(date(y, 1, 1), date(y, 12, 31)) for y in range(int(span["first"][:4]), int(span["last"][:4]) + 1)]
 
 
 def _compare_equity(run: int, row: Mapping[str, Any], closed: Closed) -> None:

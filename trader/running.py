@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
@@ -151,6 +151,7 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
     with (
         Ledger.open(home.ledger, synchronous="FULL", clock=clock, wait_seconds=world.locked_seconds) as ledger,
         MarketStore.open(home.store, clock=clock) as store,
+        ExitStack() as stack,
     ):
         accounts = Accounts(ledger, clock)
         account = accounts.get(name)
@@ -167,13 +168,14 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
             bars_known=known,
             max_silence=config.risk.max_news_silence,
         )
+        books = stack.enter_context(closing(_books(config)))
         service = Service(
             account,
             ledger,
             accounts,
             scheduler,
             calendar,
-            _books(config),
+            books,
             lambda: _source(home, account, ledger, store, scheduler, calendar, world),
             Lease(ledger, account.run, name, WallClock()),
             Outside(clock, world.stale, world.tell(ledger, account), world.log),
@@ -252,7 +254,7 @@ def _source(
     world: World,
 ) -> Source:
     if account.signals_run is not None:
-        return StoredSignals(ledger.signals(account.signals_run), account.signals_run)
+        return StoredSignals(ledger, account.signals_run)
     config = account.config
     readers = world.readers or readers_of(config, home)
     window = window_of(config, readers)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime
 
 from trader.errors import ConfigError
 from trader.events import DecisionDue, Event, Signal
+from trader.ledger import Ledger
 from trader.records import Fact
 
 
 class StoredSignals:
     """Trade what another run forecast; a session that it has not is abstained from (``trader.paper.Source``).
 
-    signals: the run's, oldest first, of one symbol.   run: its number, for the reasons given.
+    ledger: holds the run.   run: its number.
     """
 
-    def __init__(self, signals: Sequence[Signal], run: int) -> None:
-        self._of, self._run = {signal.session: signal for signal in signals}, run
-        self._newest = signals[-1] if signals else None
+    def __init__(self, ledger: Ledger, run: int) -> None:
+        self._ledger, self._run = ledger, run
+        sql = "SELECT min(session) AS first, max(session) AS last FROM signals WHERE run = ?"
+        [span] = ledger.query(sql, run)
+        self._first = None if span["first"] is None else date.fromisoformat(span["first"])
+        self._last = None if span["last"] is None else date.fromisoformat(span["last"])
+
+    def _signal(self, session: date | None) -> Signal | None:
+        found = [] if session is None else self._ledger.signals(self._run, session, session)
+        return found[0] if found else None
 
     def start(self, following: date) -> None:
         """Nothing has to be got ready."""
@@ -39,11 +46,11 @@ class StoredSignals:
 
     def decide(self, event: DecisionDue) -> tuple[Signal | None, float | None]:
         """Return the stored signal; one that abstains where the event says why, or where the run has none."""
-        stored = self._of.get(event.session)
+        stored = self._signal(event.session)
         if stored is not None and not event.missing:
             return stored, 0.0
-        model = stored or self._newest
-        if model is None or (stored is None and event.session < min(self._of)):
+        model = stored or self._signal(self._last)
+        if model is None or self._first is None or event.session < self._first:
             return None, None
         reason = event.missing or f"run {self._run} has no signal of this session"
         nothing = replace(model, session=event.session, p_up=None, side=0, reason=reason)
