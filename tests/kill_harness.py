@@ -113,19 +113,17 @@ def decisions(home: Home) -> int:
 
 
 class DeadlyBell(Bell):
-    """A bell whose ``at``-th ring kills."""
+    """A bell whose ``at``-th ring kills, whoever rings: APScheduler's thread, but for the first one."""
 
     def __init__(self, at: int) -> None:
-        super().__init__(tick_seconds=0.02)
-        ring, self._rings = self.ring, 0
+        super().__init__(tick_seconds=5)
+        self._rings, self._last = 0, at
 
-        def deadly() -> None:
-            self._rings += 1
-            if self._rings >= at:
-                die()
-            ring()
-
-        self._scheduler.add_job(deadly, "interval", seconds=0.02, id="tick", replace_existing=True)
+    def ring(self) -> None:
+        self._rings += 1
+        if self._rings >= self._last:
+            die()
+        super().ring()
 
 
 def ring_through(home: Home, account: str, last: date, at: int) -> None:
