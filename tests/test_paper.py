@@ -132,6 +132,25 @@ def test_an_account_does_not_go_on_from_an_equity_that_is_not_its_own(tmp_path: 
         replayed(home)
 
 
+@pytest.mark.parametrize(
+    "tampered",
+    [
+        "UPDATE orders SET size = size * 2 WHERE run = {run} AND ref = 1",
+        "UPDATE orders SET status = 'expired' WHERE run = {run} AND ref = 1",
+        "INSERT INTO orders VALUES ({run}, '2010-06-22', 99, 'toy', 1.0, 'refused', 'by nobody')",
+    ],
+)
+def test_an_account_does_not_go_on_from_orders_that_are_not_its_own(tmp_path: Path, tampered: str) -> None:
+    home = builders.a_home(tmp_path)
+    backtest(home, model=TINY)
+    run = an_account(home, signals="1", model=TINY)
+    replayed(home, last=DAYS[130])
+    with sqlite3.connect(home / "ledger.db") as connection:
+        assert connection.execute(tampered.format(run=run)).rowcount == 1
+    with pytest.raises(ReplayError, match=rf"run {run} order"):
+        replayed(home)
+
+
 def test_an_account_that_stopped_goes_on_where_it_stands(tmp_path: Path) -> None:
     home = builders.a_home(tmp_path)
     outcome = backtest(home, model=TINY)

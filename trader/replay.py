@@ -79,10 +79,11 @@ def rebuild(
     bar_of: the bar of a session as the account knew it.   controls: by the session that took them up.
     Raises ReplayError that names the first row that differs.
     """
-    ended: list[OrderRecord] = []
+    orders = 0
     waiting: Signal | None = None
     for first, last in _years(ledger, run):  # year by year: a service that runs for decades reads no more at a time
         equity = {row["session"]: row for row in ledger.between("equity", run, first, last)}
+        ended: list[OrderRecord] = []
         fills: dict[str, list[dict[str, Any]]] = {}
         for row in ledger.between("fills", run, first, last):
             fills.setdefault(row["session"], []).append(row)
@@ -97,8 +98,11 @@ def rebuild(
             _compare_fills(run, key, fills.pop(key, []), closed.record)
         if fills:
             raise _difference(run, f"fills {min(fills)}", f"{len(fills[min(fills)])} rows", "none")
-    still_open = books.last.record.open if books.last else ()
-    _compare_orders(run, ledger.orders(run), [*ended, *still_open])
+        orders += _compare_orders(ledger, run, ended)
+    orders += _compare_orders(ledger, run, books.last.record.open if books.last else ())
+    [held] = ledger.query("SELECT count(*) AS n FROM orders WHERE run = ?", run)
+    if held["n"] != orders:
+        raise _difference(run, "orders", f"{held['n']} rows", f"{orders} rows")
     return waiting
 
 
@@ -128,13 +132,19 @@ def _compare_fills(run: int, session: str, rows: Sequence[Mapping[str, Any]], re
         raise _difference(run, f"fills {session}", held, made)
 
 
-def _compare_orders(run: int, rows: Sequence[Mapping[str, Any]], made: Sequence[OrderRecord]) -> None:
+def _compare_orders(ledger: Ledger, run: int, made: Sequence[OrderRecord]) -> int:
+    """Compare orders with their rows; return how many there were."""
+    if not made:
+        return 0
     names = ("session", "ref", "symbol", "size", "status", "reason")
+    refs = [order.ref for order in made]
+    rows = ledger.query("SELECT * FROM orders WHERE run = ? AND ref BETWEEN ? AND ?", run, min(refs), max(refs))
     held = {row["ref"]: tuple(row[name] for name in names) for row in rows}
-    again = {o.ref: (o.session.isoformat(), o.ref, o.symbol, _plain(o.size), o.status, o.reason) for o in made}
-    for ref in sorted(held.keys() | again.keys()):
-        if held.get(ref) != again.get(ref):
-            raise _difference(run, f"order {ref}", held.get(ref), again.get(ref))
+    for o in made:
+        again = (o.session.isoformat(), o.ref, o.symbol, _plain(o.size), o.status, o.reason)
+        if held.get(o.ref) != again:
+            raise _difference(run, f"order {o.ref}", held.get(o.ref), again)
+    return len(made)
 
 
 def _plain(value: Any) -> Any:
