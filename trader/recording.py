@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import date
 from importlib import metadata
 import json
@@ -16,7 +15,7 @@ from trader.config import Config, as_mapping
 from trader.events import Signal
 from trader.ledger import FoldFacts, Ledger, RunFacts
 from trader.outcome import Forecasts
-from trader.records import Costs, SessionRecord
+from trader.records import Costs, SessionRecord, idle
 from trader.spans import Span
 from trader.training import TrainedFold, code_hash
 from trader.window import Window
@@ -71,18 +70,7 @@ class SessionWriter:
 
     def _idle(self, signal: Signal) -> SessionRecord:
         """Return the record of a session without a bar: the account as it stood, nothing done."""
-        return replace(
-            self.records[-1],
-            session=signal.session,
-            signal=0,
-            p_up=None,
-            commission=0.0,
-            slippage=0.0,
-            borrow=0.0,
-            interest=0.0,
-            orders=(),
-            fills=(),
-        )
+        return idle(self.records[-1], signal.session)
 
     def evaluation(self, window: Window, costs: Costs, risk_free: float) -> metrics.EvaluationInputs:
         """Return the written sessions in columns, for the metrics."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 import math
 from typing import Literal
@@ -134,6 +134,22 @@ class SessionRecord:
     open: tuple[OrderRecord, ...] = ()
     state: State = "ACTIVE"
     state_reason: str = ""
+
+
+def idle(before: SessionRecord, session: date) -> SessionRecord:
+    """Return the record of a session without a bar: the account as it stood, nothing done."""
+    return replace(
+        before,
+        session=session,
+        signal=0,
+        p_up=None,
+        commission=0.0,
+        slippage=0.0,
+        borrow=0.0,
+        interest=0.0,
+        orders=(),
+        fills=(),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

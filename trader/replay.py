@@ -16,7 +16,7 @@ from trader.broker import Trading
 from trader.errors import ReplayError
 from trader.events import Bar, Signal
 from trader.ledger import Ledger
-from trader.records import Control, OrderRecord, SessionRecord
+from trader.records import Control, OrderRecord, SessionRecord, idle
 
 ALWAYS = "always_buy"
 
@@ -53,22 +53,6 @@ class Books:
         """End both brokers and their threads; a second time does nothing."""
         self._trading.close()
         self._always.close()
-
-
-def idle(before: SessionRecord, session: date) -> SessionRecord:
-    """Return the record of a session without a bar: the account as it stood, nothing done."""
-    return replace(
-        before,
-        session=session,
-        signal=0,
-        p_up=None,
-        commission=0.0,
-        slippage=0.0,
-        borrow=0.0,
-        interest=0.0,
-        orders=(),
-        fills=(),
-    )
 
 
 def rebuild(
