@@ -125,3 +125,12 @@ def test_cells_of_a_market_without_prices_say_what_to_import(made: tuple[Path, P
         pass
     with pytest.raises(NoData, match=r"no bars of a market that the cells are of \(got toy\); import its prices first"):
         taken(empty, made[1])
+
+
+def test_cells_of_a_built_in_market_need_no_import_of_its_prices(made: tuple[Path, Path, str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    file = tmp_path / "sp500.gz"
+    file.write_bytes(gzip.compress(gzip.decompress(made[1].read_bytes()).replace(b'"toy"', b'"sp500"')))
+    held, new = taken(empty, file)
+    assert held == new > 0

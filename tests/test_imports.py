@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # contracts: what flows down the staircase, and what each part promises
     ("trader.errors", "trader.events", "models.base", "strategies.base"),
     # time and settings
-    ("trader.clock", "trader.records", "trader.risk", "trader.config"),
+    ("trader.clock", "trader.interrupts", "trader.records", "trader.risk", "trader.config"),
     # sources
     ("feeds.times", "feeds.presets", "feeds.news_text", "feeds.news_tables", "feeds.news_files", "feeds.hub"),
     ("feeds.base", "feeds.entries", "feeds.rss"),

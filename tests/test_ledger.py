@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 import gc
@@ -16,6 +16,7 @@ import subprocess
 import sys
 from threading import Timer
 import time
+from types import FrameType
 
 import numpy as np
 import pytest
@@ -420,7 +421,7 @@ write(ledger, run, range(25, 30))
 
 
 def test_a_stop_from_the_keyboard_at_any_point_leaves_whole_sessions(path: Path) -> None:
-    before = signals.signal(signals.SIGALRM, signals.default_int_handler)
+    before = signals.signal(signals.SIGALRM, lambda *_: signals.raise_signal(signals.SIGINT))
     gc.disable()  # hypothesis, where it is loaded, watches the collector, and swallows a Ctrl-C that meets it there
     try:
         with Ledger.open(path) as ledger:
@@ -439,6 +440,46 @@ def test_a_stop_from_the_keyboard_at_any_point_leaves_whole_sessions(path: Path)
         gc.enable()
         signals.setitimer(signals.ITIMER_REAL, 0)
         signals.signal(signals.SIGALRM, before)
+
+
+def test_a_stop_from_the_keyboard_at_any_line_of_a_transaction_leaves_none_open(path: Path) -> None:
+    stops = 0
+
+    def stop_at(number: int) -> Callable[..., object]:
+        """Return a tracer that presses Ctrl-C at the number-th line from now on."""
+        left = number
+
+        def trace(frame: FrameType, event: str, value: object) -> object:
+            nonlocal left, stops
+            left -= event == "line"
+            if left == 0 and event == "line":
+                stops += 1
+                signals.raise_signal(signals.SIGINT)
+            return trace
+
+        return trace
+
+    gc.disable()  # see above
+    try:
+        with Ledger.open(path) as ledger:
+            for number in range(1, 2000):
+                before = stops
+                sys.settrace(stop_at(number))
+                try:
+                    run = ledger.start_run(FACTS)
+                except KeyboardInterrupt:
+                    run = None
+                finally:
+                    sys.settrace(None)
+                assert not ledger._conn.in_transaction, f"left open by a stop at line {number}"
+                if stops == before:
+                    break
+            assert run is not None
+            assert stops > 20
+            assert signals.getsignal(signals.SIGINT) is signals.default_int_handler
+    finally:
+        sys.settrace(None)
+        gc.enable()
 
 
 def test_a_full_database_is_one_line_and_keeps_the_sessions_before(path: Path) -> None:

@@ -21,6 +21,7 @@ import zlib
 from trader.cells import CellFacts, CellResult, Cells
 from trader.clock import Calendar
 from trader.errors import BadFile, NoData
+from trader.parts import stock_bars
 from trader.store import MarketStore
 
 FORM = "news-trader cells 1"
@@ -47,8 +48,9 @@ def export(cells: Cells, experiment: int | str, path: Path) -> int:
 def take_in(cells: Cells, path: Path, store: MarketStore) -> tuple[int, int]:
     """Store the cells of a file; return how many the file holds and how many were new.
 
-    The test days' returns are made from the store's prices. Raises BadFile for a file that is not one, damaged or cut
-    off, NoData for a market or a session whose prices are not there; the cells before stay.
+    The test days' returns are made from the store's prices; a built-in market's are put there. Raises BadFile for a
+    file that is not one, damaged or cut off, NoData for a market or a session whose prices are not there; the cells
+    before stay.
     """
     known = cells.has(None)
     returns: dict[tuple[str, str], dict[str, float]] = {}
@@ -90,6 +92,7 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _returns(store: MarketStore, market: str, target: str) -> dict[str, float]:
     """Return each session's return to the next one, or with target same_day its own, as a window makes them."""
+    stock_bars(store, market)
     held = store.symbols().get(market)
     if held is None or held.first is None or held.last is None:
         do = "import its prices first: python -m trader prices import FILE --symbol NAME"

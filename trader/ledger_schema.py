@@ -18,6 +18,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from trader.errors import NoData, StoreError, TimeError
+from trader.interrupts import HeldInterrupt
 from trader.records import Verdict
 from trader.store_schema import use_wal
 
@@ -217,49 +218,57 @@ def immediate(connection: sqlite3.Connection) -> Iterator[None]:
     sqlite-utils' own ``atomic()`` begins DEFERRED, and a deferred reader that turns writer beside another writer
     fails at once, busy timeout or not.
     """
+    interrupt = HeldInterrupt()
+    interrupt.hold()
     try:
-        connection.execute("BEGIN IMMEDIATE")  # inside, for Ctrl-C may come right after it
+        connection.execute("BEGIN IMMEDIATE")
         yield
         connection.commit()
     except BaseException:
         if connection.in_transaction:  # a full disk has rolled back by itself
             connection.rollback()
         raise
+    finally:
+        interrupt.release()
 
 
 class Transaction(AbstractContextManager[sqlite3.Connection]):
     """One transaction that owns the write lock from its start; one inside another is part of it.
 
-    No generator: a Ctrl-C inside one's ``__enter__`` would leave its clean-up to the garbage collector, which may roll
-    back somebody else's transaction.   undone: called where its rows are undone.
+    A Ctrl-C waits until it is over.   undone: called where its rows are undone.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: Path, undone: Callable[[], object]) -> None:
         self._conn, self._path, self._undone = connection, path, undone
         self._outer = False
+        self._interrupt = HeldInterrupt()
 
     def __enter__(self) -> sqlite3.Connection:
         self._outer = self._conn.in_transaction
         if not self._outer:
-            with store_errors(self._path):
-                try:
+            self._interrupt.hold()
+            try:
+                with store_errors(self._path):
                     self._conn.execute("BEGIN IMMEDIATE")
-                except BaseException:
-                    self._undo()
-                    raise
+            except BaseException:
+                self._interrupt.release()
+                raise
         return self._conn
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if self._outer:
             return
-        with store_errors(self._path):
-            try:
-                if error is not None:
-                    raise error
-                self._conn.commit()
-            except BaseException:
-                self._undo()
-                raise
+        try:
+            with store_errors(self._path):
+                try:
+                    if error is not None:
+                        raise error
+                    self._conn.commit()
+                except BaseException:
+                    self._undo()
+                    raise
+        finally:
+            self._interrupt.release()
 
     def _undo(self) -> None:
         self._undone()

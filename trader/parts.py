@@ -77,10 +77,7 @@ def stock(store: MarketStore, market: str, news: str) -> str:
 
     Returns the name of the news set in the store: the wire's and the planted one's carry their version.
     """
-    if market in builtin.BUILT_IN and market not in store.symbols():
-        store.add_bars(builtin.bars(market), source="arch")
-    if market == planted.SYMBOL and market not in store.symbols():
-        store.add_bars(planted.write(planted.Dials()).bars, source=planted.SET)
+    stock_bars(store, market)
     if news == "wire":
         if wire.SET not in store.names():
             _add_set(store, wire.SET, wire.headlines(builtin.series()))
@@ -90,6 +87,16 @@ def stock(store: MarketStore, market: str, news: str) -> str:
             _add_set(store, planted.SET, planted.write(planted.Dials()).news)
         return planted.SET
     return news
+
+
+def stock_bars(store: MarketStore, market: str) -> None:
+    """Put the bars of a built-in or the planted market into the store, where they are not there yet."""
+    if market in store.symbols():
+        return
+    if market in builtin.BUILT_IN:
+        store.add_bars(builtin.bars(market), source="arch")
+    elif market == planted.SYMBOL:
+        store.add_bars(planted.write(planted.Dials()).bars, source=planted.SET)
 
 
 def _add_set(store: MarketStore, name: str, written: NewsBatch) -> None:
