@@ -77,7 +77,10 @@ def test_numbers_of_numpy_and_numbers_that_json_lacks_are_said(path: Path) -> No
     assert path.read_text().endswith('"a": 0.5, "b": 3, "c": "nan", "d": "-inf"}\n')
 
 
-@pytest.mark.parametrize("facts", [{"what": object()}, {"what": {1, 2}}, {"at": "now"}, {"what": [b"x"]}], ids=str)
+UNSAID = {"object": {"what": object()}, "set": {"what": {1, 2}}, "own word": {"at": "now"}, "bytes": {"what": [b"x"]}}
+
+
+@pytest.mark.parametrize("facts", UNSAID.values(), ids=UNSAID)
 def test_a_fact_that_cannot_be_said_is_an_error_in_tests_and_named_in_the_line_elsewhere(
     path: Path, facts: dict[str, Any]
 ) -> None:

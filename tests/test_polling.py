@@ -74,7 +74,7 @@ class Room:
         self.clock.instant += span
 
     def row(self, name: str = "wire1") -> HealthRow:
-        found = self.health.row(name)
+        found = self.health.row(next(one for one in self.feeds if one.name == name))
         assert found is not None
         return found
 
@@ -407,6 +407,19 @@ def test_another_address_under_the_same_name_is_another_feed(room: MakeRoom) -> 
     here.poller.poll_due()
     assert source.states == [FeedState()]
     assert (here.row().successes, here.row().items) == (1, 1)
+
+
+def test_two_accounts_may_use_one_name_for_two_addresses(room: MakeRoom) -> None:
+    one, other = feed(Source(brought("a", etag="v1"))), feed(Source(SourceError("down")), address="elsewhere")
+    here = room(one)
+    here.poller.poll_due()
+    here.restart(other)
+    here.poller.poll_due()
+    assert (here.row().successes, here.row().failures) == (0, 1)
+    here.restart(one)
+    assert (here.row().successes, here.row().failures) == (1, 0)
+    assert here.health.state(one) == FeedState(etag="v1")
+    assert here.poller.due() == [] and here.reasons() == ""
 
 
 def test_a_feed_that_is_well_lets_a_decision_be_made(room: MakeRoom) -> None:

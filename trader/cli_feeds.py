@@ -79,7 +79,7 @@ def feeds_list(options: argparse.Namespace) -> None:
 
     now = WallClock().now()
     with _opened(options) as (feeds, health, _):
-        rows = [_shown(feed, health.row(feed.name)) for feed in feeds]
+        rows = [_shown(feed, health.row(feed)) for feed in feeds]
         reasons = [reason for feed in feeds if (reason := health.stale(feed, now))]
     heads = ("feed", "last success", "last new", "answers", "failures", "items", "refused", "skewed", "next")
     print_table(plain_table(heads, rows, right=(3, 4, 5, 6, 7)))
@@ -91,7 +91,7 @@ def feeds_list(options: argparse.Namespace) -> None:
 
 
 def _shown(feed: LiveFeed, row: HealthRow | None) -> tuple[str, ...]:
-    if row is None or row.address != feed.address:
+    if row is None:
         return (feed.name, "never", "never", "0", "0", "0", "0", "0", "now")
     counts = (row.successes, row.failures, row.items, row.rejected, row.skewed)
     success, new = (f"{at:%m-%d %H:%M}" if at else "never" for at in (row.last_success, row.last_new))

@@ -1,4 +1,4 @@
-"""How each live feed is doing, in the ledger: one row a feed, kept across restarts, with what to show its source.
+"""How each live feed is doing, in the ledger: one row an address, kept across restarts, with what to show its source.
 
 ``trader.polling`` writes it after each poll; a service asks ``silent`` before each decision, and abstains for the
 reason that it gives.
@@ -18,7 +18,7 @@ from trader.ledger_schema import connect, immediate, plain, store_errors
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS feed_health (
-  feed TEXT PRIMARY KEY,              -- its name in [feeds.NAME]
+  feed TEXT NOT NULL,                 -- its name in [feeds.NAME]; another account may use it for another address
   kind TEXT NOT NULL CHECK (kind IN ('prices', 'news')),
   address TEXT NOT NULL,              -- what the rest of the row is about: URL or symbol
   last_attempt INTEGER NOT NULL,      -- µs UTC
@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS feed_health (
   error TEXT NOT NULL,                -- of the last attempt, one line; '' where that succeeded
   next_due INTEGER NOT NULL,          -- µs UTC
   etag TEXT NOT NULL,                 -- to be shown to the source: conditional GET
-  last_modified TEXT NOT NULL
+  last_modified TEXT NOT NULL,
+  PRIMARY KEY (feed, address)
 ) STRICT, WITHOUT ROWID"""
 
 # One row a success, for some days: whether a feed was well at a decision is asked after it too.
@@ -52,7 +53,7 @@ _COUNTED = ("successes", "failures", "items")
 _WRITE = """
 INSERT INTO feed_health VALUES (:feed, :kind, :address, :last_attempt, :last_success, :last_new, :successes, :failures,
   :failures_in_a_row, :items, :rejected, :skewed, :server_ahead, :error, :next_due, :etag, :last_modified)
-ON CONFLICT (feed) DO UPDATE SET kind = :kind, address = :address, last_attempt = :last_attempt,
+ON CONFLICT (feed, address) DO UPDATE SET kind = :kind, last_attempt = :last_attempt,
   last_success = :last_success, last_new = :last_new, successes = :successes, failures = :failures,
   failures_in_a_row = :failures_in_a_row, items = :items, rejected = :rejected, skewed = :skewed,
   server_ahead = :server_ahead, error = :error, next_due = :next_due, etag = :etag, last_modified = :last_modified"""
@@ -139,34 +140,32 @@ class Health:
             self._db.close()
 
     def rows(self) -> list[HealthRow]:
-        """Return every feed that was ever asked, by name."""
-        return self._read("SELECT * FROM feed_health ORDER BY feed")
+        """Return every feed that was ever asked, by name and address."""
+        return self._read("SELECT * FROM feed_health ORDER BY feed, address")
 
-    def row(self, feed: str) -> HealthRow | None:
-        """Return one feed's row, None where it was never asked."""
-        found = self._read("SELECT * FROM feed_health WHERE feed = ?", feed)
+    def row(self, feed: LiveFeed | PollResult) -> HealthRow | None:
+        """Return one feed's row, None where it was never asked at its address."""
+        name = feed.name if isinstance(feed, LiveFeed) else feed.feed
+        found = self._read("SELECT * FROM feed_health WHERE feed = ? AND address = ?", name, feed.address)
         return found[0] if found else None
 
     def state(self, feed: LiveFeed) -> FeedState:
-        """Return what to show the source; nothing where the name stood for another address."""
-        row = self.row(feed.name)
-        if row is None or row.address != feed.address:
-            return FeedState()
-        return FeedState(etag=row.etag, last_modified=row.last_modified)
+        """Return what to show the source; nothing where it was never asked at its address."""
+        row = self.row(feed)
+        return FeedState() if row is None else FeedState(etag=row.etag, last_modified=row.last_modified)
 
     def record(self, result: PollResult) -> HealthRow:
         """Write one poll into its feed's row, in one transaction, and return the row.
 
-        A feed whose address changed starts a new row. A failure leaves what is about the last success as it was.
+        A feed whose address changed starts another row. A failure leaves what is about the last success as it was.
         """
         with store_errors(self._path), immediate(self._db.conn):
-            before = self.row(result.feed)
-            after = _after(before if before and before.address == result.address else None, result)
+            after = _after(self.row(result), result)
             values = plain(tuple(after.values()), f"feed {result.feed}")
             self._db.conn.execute(_WRITE, dict(zip(after, values, strict=True)))
             if not result.error:
                 self._keep(result, brought=after["last_new"] == after["last_success"])
-        found = self.row(result.feed)
+        found = self.row(result)
         assert found is not None
         return found
 
@@ -196,9 +195,9 @@ class Health:
         It was never asked, never answered, has not answered for ``stale_after_seconds``, or has brought nothing
         new for ``silent_after_seconds``. A last success far ahead of ``now`` (the clock was set back) proves nothing.
         """
-        row = self.row(feed.name)
+        row = self.row(feed)
         row = row if row is None else self._as_of(row, now)
-        if row is None or row.address != feed.address:
+        if row is None:
             return f"feed {feed.name} was never asked"
         error = f" ({row.error})" if row.error else ""
         if row.last_success is None:

@@ -103,9 +103,8 @@ class Poller:
         return self._store.add_news(feed.into, [fetched.news], source=FileSource(name=feed.name))
 
     def _failed(self, feed: LiveFeed, at: datetime, error: Exception) -> PollResult:
-        done, before = self._clock.now(), self._health.row(feed.name)
-        same = before is not None and before.address == feed.address
-        wait = self._wait(feed, before.failures_in_a_row + 1 if before and same else 1)
+        done, before = self._clock.now(), self._health.row(feed)
+        wait = self._wait(feed, before.failures_in_a_row + 1 if before else 1)
         asked = min(getattr(error, "retry_after_seconds", 0.0), MOST_RETRY_AFTER_S)
         said = str(error) if isinstance(error, TraderError) else f"{type(error).__name__}: {error}"
         return PollResult(
@@ -136,9 +135,9 @@ class Poller:
         return regular
 
     def _due_at(self, name: str, now: datetime) -> datetime:
-        feed, row = self._feeds[name], self._health.row(name)
+        row = self._health.row(self._feeds[name])
         # An attempt in the future: the clock was set back, and a schedule of that other time would wait for hours.
-        if row is None or row.address != feed.address or row.last_attempt > now:
+        if row is None or row.last_attempt > now:
             return now
         return row.next_due
 
