@@ -104,6 +104,7 @@ class Soak:
             for at in range(len(self._days)):
                 if self._faults.get(at) == "restart":
                     stack.close()
+                    gc.collect()  # with a real restart the process ends, and all that waits for the collector
                     service = stack.enter_context(running.running(self._home, self._name, self.world()))
                 self._session(service, at)
                 if at == len(self._days) // 8:

@@ -16,8 +16,10 @@ import time
 import pytest
 
 from tests import builders
-from tests.test_paper import TINY, an_account, ledger_hash, world
-from trader.clock import Clock
+from tests.test_paper import TINY, an_account, ledger_hash, same_as_its_backtest, world
+from tests.test_paper import replayed as trained_replay
+from trader.account import Accounts
+from trader.clock import Clock, SimulatedClock
 from trader.errors import StoreError
 from trader.ledger import Ledger
 from trader.outcome import Home
@@ -154,6 +156,33 @@ def test_a_home_that_may_not_be_written_is_one_line_and_nothing_is_lost(home: Pa
     assert "may be written" in said or "make the file and its folder writable" in said
     assert decided(home) == 0
     goes_on(home, peace)
+
+
+TRAINING = """
+import sys
+from datetime import date
+from pathlib import Path
+from tests.test_paper import replayed
+print(replayed(Path(sys.argv[1]), last=date.fromisoformat(sys.argv[2])))
+"""
+
+
+def test_a_models_folder_that_may_not_be_written_costs_the_new_model_and_says_so(tmp_path: Path) -> None:
+    home, days = builders.a_home(tmp_path), builders.sessions(140)
+    an_account(home, model=TINY)
+    assert trained_replay(home, last=days[119]) == 4
+    with read_only(home / "models"):
+        command = [*obeying(), sys.executable, "-c", TRAINING, str(home), str(days[132])]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=200)
+    assert done.stdout == "13\n", "no decision was held up"
+    assert trained_replay(home) == 6
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        accounts = Accounts(ledger, SimulatedClock(builders.NOW))
+        failed = [event for event in accounts.events(accounts.get("acct")) if event.kind == "training failed"]
+    assert len(failed) == 2
+    assert "the model cannot be written (got Permission denied)" in failed[0].detail
+    assert failed[1].detail.endswith("the model in use stays")
+    assert same_as_its_backtest(home)
 
 
 # Locked

@@ -20,6 +20,7 @@ from trader.account import AccountEvent, Accounts, abstentions_of, controls_of, 
 from trader.clock import Clock, SimulatedClock, WallClock
 from trader.errors import ConfigError, NoData, ReplayError, StoreError, TimeError
 from trader.ledger import Ledger
+from trader.model_source import VERDICTS
 from trader.outcome import Home, Outcome
 from trader.running import World, replay
 from trader.store import MarketStore
@@ -209,6 +210,28 @@ def test_a_machine_asleep_for_fifteen_sessions_catches_up_in_order(tmp_path: Pat
         signals = [signal for signal in ledger.signals(run) if signal.session > DAYS[119]]
     assert [signal.session for signal in signals] == DAYS[120:136]
     assert [bool(signal.reason) for signal in signals] == [True] * 15 + [False], "only the newest is in time"
+
+
+@pytest.mark.parametrize("adopt", ["challenge", "always"])
+@pytest.mark.parametrize("stale", [DAYS[116:121], DAYS[119:132]], ids=["from the start", "over a retraining"])
+def test_models_that_came_while_the_account_abstained_are_judged_as_in_its_backtest(
+    tmp_path: Path, adopt: str, stale: list[date]
+) -> None:
+    home = builders.a_home(tmp_path)
+    an_account(home, model=TINY, retrain={"adopt": adopt, "challenge": 10})
+
+    def around(clock: Clock) -> World:
+        return world(clock, stale=lambda at: "feed toy is stale" if CALENDAR.session_at(at) in stale else "")
+
+    replay(Home(home), "acct", None, LAST, around)
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        accounts = Accounts(ledger, WallClock())
+        events = accounts.events(accounts.get("acct"))
+    assert [event.session for event in events if event.kind == "abstain"] == stale
+    judged = [event for event in events if event.kind in VERDICTS]
+    assert {event.session for event in judged} & set(stale), "no model came while it abstained"
+    assert {event.kind for event in judged} == ({"adopted", "refused"} if adopt == "challenge" else {"adopted"})
+    assert same_as_its_backtest(home)
 
 
 def test_the_backtest_of_an_account_applies_what_befell_it(tmp_path: Path) -> None:

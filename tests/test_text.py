@@ -120,7 +120,8 @@ def test_no_neighbour_and_no_place_in_the_batch_changes_a_bit(
     shuffle = np.random.default_rng(7).permutation(len(texts))
     assert np.array_equal(encoder.encode([texts[row] for row in shuffle]), together[shuffle])
     assert np.array_equal(encoder.encode(texts[5:]), together[5:])
-    for row in (0, 2, 4, 8, 39):
+    few = (8, 39) if kind == "minilm" else (0, 2, 4, 8, 39)  # each is a whole batch, slow where bfloat16 is emulated
+    for row in few:
         assert np.array_equal(encoder.encode([texts[row]])[0], together[row])
         stranger = "word " * 100  # its length must not become its neighbour's
         assert np.array_equal(encoder.encode([stranger, texts[row]])[1], together[row])

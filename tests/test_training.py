@@ -253,8 +253,9 @@ def test_only_the_jobs_in_flight_hold_a_copy_of_their_days(tmp_path: Path, worke
 # Worker processes
 
 PARENT = """
-import multiprocessing, time
+import multiprocessing, signal, time
 from models.processes import pool
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 with pool(2) as processes:
     for job in [processes.submit(time.sleep, 0.2) for _ in range(2)]:
         job.result()

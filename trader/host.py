@@ -251,12 +251,13 @@ class ModelHost:
 
     def _failed(self, due: _Attempt, training: Training, error: Exception) -> None:
         """Record an attempt that failed; the model in use stays so until the next adoption."""
+        following, incumbent = self._next(due.session), self._adoption.in_use.at(due.session)
         again = due.number < TRIES
-        then = "tried again once at the next session" if again else "the model in use stays"
+        without = "the model in use stays" if incumbent else "there is no model until the next one"
+        then = "tried again once at the next session" if again else without
         self._note(
             due.session, "training failed", f"model {training.model_id}, try {due.number}: {in_a_line(error)}; {then}"
         )
-        following, incumbent = self._next(due.session), self._adoption.in_use.at(due.session)
         if due.number == 1 and incumbent and not self._adoption.in_use.is_named(following):
             self._name(following, incumbent)
         if again:
