@@ -101,7 +101,7 @@ def harness(home: Path, account: str, last: date, **how: object) -> dict[str, An
     """Kill an account's services until it is through; return what tests.kill_harness says of it."""
     words = [word for name, value in how.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "tests.kill_harness", str(home), account, str(last), *words]
-    # A service killed while it trains leaves semaphores, which Python's own tracker removes, and would say so each time.
+    # A service killed while it trains leaves semaphores, which Python's tracker removes, and would say so each time.
     quiet = os.environ | {"PYTHONWARNINGS": "ignore::UserWarning:multiprocessing.resource_tracker"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=quiet)
     if done.returncode not in (0, 3):  # 3: through, and with torch
@@ -109,7 +109,7 @@ def harness(home: Path, account: str, last: date, **how: object) -> dict[str, An
     return dict(json.loads(done.stdout))
 
 
-def survived(home: Path, account: Account, name: str, expected: str, said: dict[str, Any], times: int) -> list[str]:
+def survived(home: Path, account: Account, name: str, expected: str, said: dict[str, Any]) -> list[str]:
     """Start an account once more, and return what is not as after an undisturbed run."""
     clock = SimulatedClock(WallClock().now())
     with running.running(Home(home), name, World(clock=clock, patient=True)):
@@ -123,12 +123,7 @@ def survived(home: Path, account: Account, name: str, expected: str, said: dict[
         f"  {name:<14}{said['killed']:>4} kills, {said['advanced']:>4} after a decision, {said['lives']:>4} lives, "
         f"rows {'equal' if same else 'DIFFER'}, integrity {'ok' if whole else 'BROKEN'}, left over: {left or 'nothing'}"
     )
-    checks = {
-        "its rows": same,
-        "integrity": whole,
-        f"files {left}": not left,
-        "number of kills": said["killed"] == times,
-    }
+    checks = {"its rows": same, "integrity": whole, f"files {left}": not left}
     return [f"{name}: {what}" for what, fine in checks.items() if not fine]
 
 
@@ -142,17 +137,23 @@ def kill(asked: Asked) -> bool:
         name, times = f"killed-{left}", min(left, PER_ACCOUNT)
         account = opened(home, name, config, days[0], made.run)
         said = harness(home, name, days[-1], times=times, most=7, seed=asked.seed + left)
-        troubles += survived(home, account, name, undisturbed, said, times)
+        troubles += survived(home, account, name, undisturbed, said)
+        troubles += [f"{name}: {said['killed']} kills of {times}"] if said["killed"] != times else []
         troubles += [f"{name}: torch was loaded"] if said["torch"] else []
         left -= times
     half = asked.training_kills // 2
     for kind, times, most in (("training", asked.training_kills - half, 4_000), ("instant", half, 20)):
-        other = asked.home / f"kill-{kind}"
-        copied(home, other)
-        account = opened(other, kind, config, days[0])
-        said = harness(other, kind, days[-1], kind=kind, times=times, most=most, seed=asked.seed)
-        troubles += survived(other, account, kind, made.ledger_hash, said, times)
-        say(f"  {kind}: {trainings(other, kind)} models trained")
+        number = 0
+        while times > 0:  # random instants may lie so far apart that one account is through before the last kill
+            number += 1
+            name, other = f"{kind}-{number}", asked.home / f"kill-{kind}-{number}"
+            copied(home, other)
+            account = opened(other, name, config, days[0])
+            said = harness(other, name, days[-1], kind=kind, times=times, most=most, seed=asked.seed + number)
+            troubles += survived(other, account, name, made.ledger_hash, said)
+            troubles += [] if said["killed"] else [f"{name}: never killed"]
+            say(f"  {name}: {trainings(other, name)} models trained")
+            times = times - said["killed"] if said["killed"] else 0
     return verdict("kill", "every killed account ends with the rows of an undisturbed one", troubles)
 
 
