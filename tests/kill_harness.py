@@ -7,7 +7,8 @@ SIGKILL, either by itself at a boundary or by the harness at a random instant:
     transaction   right before a BEGIN, right before a COMMIT, or at the first statement after one
     rename        right before a file is renamed (models that are written)
     job           when the bell rings, in the thread of APScheduler
-    training      so many milliseconds after its first training has begun, in a process of its own
+    training      so many milliseconds after a training has begun, in a process of its own: after this life's first
+                  one for an even number, its second one for an odd number
     instant       at any instant of a start, or of a decision: the harness follows each life by its beats (started,
                   decided, decided …), so that a busy machine does not turn all of them into kills of a start
 Prints how many were killed, how many of those had decided something before, how many lives there were, and whether
@@ -83,11 +84,15 @@ def arm_rename(at: int) -> None:
 
 
 def arm_training(milliseconds: int) -> None:
-    """Die so long after the first training of this life has begun, whether or not it has ended by then."""
-    begin = training.Background.__init__
+    """Die so long after the first training of this life (the second, for an odd number) began, ended or not by then."""
+    begin, begun = training.Background.__init__, 0
 
     def deadly(self: Any, *words: Any) -> None:
+        nonlocal begun
         begin(self, *words)
+        begun += 1
+        if begun != 1 + milliseconds % 2:
+            return
         timer = Timer(milliseconds / 1000, die)
         timer.daemon = True
         timer.start()
