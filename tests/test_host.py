@@ -155,14 +155,15 @@ def hosted(
     readers = builders.readers()
     spec, fallback = specs or (model_spec(config, model, readers.texts_id), None)
     window = window_of(config, readers)
-    trainer = Trainer(window, spec, Registry(home / "models"), workers=1, fallback=fallback)
+    about = {"market": "toy", "news": "toy"}
+    trainer = Trainer(window, spec, Registry(home / "models"), workers=1, fallback=fallback, about=about)
     with MarketStore.open(home / "market.db") as store:
         scheduler = Scheduler(store, window.calendar, symbol="toy", news="toy", spec=config.walkforward)
         events = list(scheduler.events(DAYS[0], LAST))
     how_it_runs = {"symbol": "toy", "lookback": spec.lookback, "first": FIRST, "overrides": overrides}
     if ready:
         blank = window_of(config, readers)
-        here = Trainer(blank, spec, trainer.registry, workers=1)
+        here = Trainer(blank, spec, trainer.registry, workers=1, about=about)
         maker = ModelHost(blank, here, config.walkforward, config.retrain, **how_it_runs, service=False)  # type: ignore[arg-type]
         for event in events:
             if not isinstance(event, DecisionDue):
@@ -439,18 +440,40 @@ def test_a_model_that_does_not_fit_is_not_promoted(tmp_path: Path) -> None:
     with hosted(home) as one:
         first = one.run(DAYS[118])[0].model_id
         registry, spec = Registry(home / "models"), model_spec(one.config, TINY, "tiny")
-        assert check_promotable(registry, first, spec)["model"] == TINY
+        check = partial(check_promotable, registry, spec=spec, about={"market": "toy", "news": "toy"}, first=DAYS[119])
+        assert check(first)["model"] == TINY
         with pytest.raises(ModelError, match="no readable manifest"):
             one.host.use("nobody")
-    other = {"model": "another", "lookback": 4, "texts": "other"}
+    with pytest.raises(ModelError, match=r"no such model \(got nobody\); `models list` shows all"):
+        check("nobody")
+    other = {"model": "another", "lookback": 4, "texts": "other", "market": "moon", "news": "gossip"}
     for key, value in other.items():
         weights, manifest = registry.load(first), {**registry.manifest(first), key: value}
         registry.save(f"odd-{key}", weights, manifest)
         with pytest.raises(ModelError, match=rf"odd-{key}: the model does not fit.*got {value}"):
-            check_promotable(registry, f"odd-{key}", spec)
+            check(f"odd-{key}")
     registry.save("odd-weights", {"slope": np.zeros(2)}, registry.manifest(first))
     with pytest.raises(ModelError, match="weights do not fit"):
-        check_promotable(registry, "odd-weights", spec)
+        check("odd-weights")
+
+
+def test_a_model_that_has_seen_what_the_account_has_not_is_not_promoted_and_decides_nothing(tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path, 150)
+    with hosted(home) as one:
+        late = one.run(DAYS[144])[-1].model_id
+    registry, spec = Registry(home / "models"), model_spec(one.config, TINY, "tiny")
+    seen = date.fromisoformat(registry.manifest(late)["spans"]["last_seen"])
+    assert seen > DAYS[125]
+    with pytest.raises(ModelError, match=rf"seen sessions that the account has not \(got {seen}, expected up to"):
+        check_promotable(registry, late, spec, {}, DAYS[125])
+    # However it came there, the chain asks again.
+    told = backtest(home, one.config, overrides={DAYS[120]: late}).forecasts.signals
+    early = [signal for signal in told if signal.model_id == late and signal.session < seen]
+    assert early and all(signal.p_up is None and "lies after this session" in signal.reason for signal in early)
+    with hosted(home) as other:
+        other.run(DAYS[119])
+        other.host.use(late)
+        assert "lies after this session" in other.run(DAYS[120])[-1].reason
 
 
 # Devices

@@ -266,9 +266,9 @@ def same_as_its_backtest(home: Path, name: str = "acct") -> bool:
     with Ledger.open(home / "ledger.db", read_only=True) as ledger:
         accounts = Accounts(ledger, WallClock())
         account = accounts.get(name)
-        mine = ledger.ledger_hash(account.run, closed=True)
         events, known = accounts.events(account), accounts.bars_known(account)
         last = date.fromisoformat(ledger.equity(account.run)[-1]["session"])
+        mine = ledger.ledger_hash(account.run, until=last)
     again = engine.backtest(
         account.config,
         home,

@@ -549,7 +549,7 @@ def test_a_promoted_model_is_taken_up_by_the_next_decision_and_the_backtest_of_t
     assert old != new
     assert say("models", "promote", old, "--account", "acct")[:2] == (
         0,
-        f"{old} is asked for; the first decision after {DAYS[131]} takes it up.\n",
+        f"{old} is asked for. The first decision after {DAYS[131]} that is in time for its open takes it up.\n",
     )
     replay(Home(home), "acct", None, DAYS[133], world)
     code, out, _ = say("models", "rollback", "--account", "acct")
@@ -776,7 +776,7 @@ def test_the_status_of_a_halted_account_says_why_and_which_order_waits(tmp_path:
     assert f"Waiting: order {waiting['ref']} of {days[turn]}, {waiting['size']:+,.4f} toy" in said
     capsys.readouterr()
     assert cli.main(["paper", "halt", "acct", "--home", str(tmp_path)]) == 0
-    assert f"halt is written down; the first decision after {days[turn]} takes it up." in capsys.readouterr().out
+    assert f"halt is written down. The first decision after {days[turn]} that is in time for" in capsys.readouterr().out
     assert "Asked for, not taken up yet: halt" in status(tmp_path, capsys)
     replay(Home(tmp_path), "acct", None, days[turn + 1], world)
     said = status(tmp_path, capsys)

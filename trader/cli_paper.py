@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
+import shlex
 from typing import TYPE_CHECKING
 
 from trader.errors import ConfigError, NoData, ReplayError
 from trader.terminal import add_log_words, opened_log, print_table, settings
 
 if TYPE_CHECKING:
+    from trader.account import Account
     from trader.config import Config
     from trader.ledger import Ledger
     from trader.outcome import Home
@@ -82,10 +84,13 @@ def _home(options: argparse.Namespace) -> Home:
 def open_account(options: argparse.Namespace) -> None:
     """Open an account and say what it will do."""
     from trader import running
-    from trader.clock import WallClock
+    from trader.clock import Calendar, WallClock
     from trader.config import day_of
+    from trader.notify import check_channels
+    from trader.paper import first_session
 
     config, _ = settings(options)
+    check_channels(config.notify)  # a mistake there is better told now than at the first notice
     given = {word: getattr(options, word) for word in ("market", "news", "model", "strategy", "lookback", "execution")}
     config = config.with_run(**given, seed=options.seed)
     first = None if options.first is None else day_of(options.first, end=False)
@@ -96,9 +101,18 @@ def open_account(options: argparse.Namespace) -> None:
     source = f"run {account.signals_run}'s signals" if account.signals_run else f"{run.model} on {run.news}"
     print(f"Account {account.name} is run {account.run}: {source}, {run.market}, {run.strategy}, {run.execution}.")
     print(f"Its first decision is that of {account.first_session}. Its settings are fixed now.")
-    if first is None and not _has_price_feed(account.config):
+    words = "".join(
+        f" --{word} {shlex.quote(str(value))}" for word in ("config", "home") if (value := getattr(options, word))
+    )
+    calendar = Calendar(account.config.inputs.decide_minutes)
+    if account.first_session < first_session(calendar, WallClock().now()):
+        print("That session is past: a replay decides the days up to now, as fast as it can; what a service finds")
+        print("undone is late, and trades nothing.")
+        print(f"Next: python -m trader paper replay {account.name} --to DAY{words}")
+        return
+    if not _has_price_feed(account.config):
         print(f"No [feeds] section brings bars of {run.market}: import each in time, or every decision abstains.")
-    print(f"Next: python -m trader paper run {account.name}")
+    print(f"Next: python -m trader paper run {account.name}{words}")
 
 
 def _has_price_feed(config: Config) -> bool:
@@ -127,12 +141,13 @@ def once(options: argparse.Namespace) -> None:
 
     with (
         _live(options) as world,
-        running(_home(options), options.name, world.around(patient=True)) as service,
+        running(_home(options), options.name, world.around(once=True)) as service,
     ):
         world.poll()
         done = service.run_due()
         due = service.next_due()
-    print(f"{done} {'decision' if done == 1 else 'decisions'} made; the next is due at {due:%Y-%m-%d %H:%M} UTC")
+    if not options.log_file:  # cron posts whatever is printed, and the log holds each decision
+        print(f"{done} {'decision' if done == 1 else 'decisions'} made; the next is due at {due:%Y-%m-%d %H:%M} UTC")
 
 
 @contextmanager
@@ -186,11 +201,20 @@ def as_account(options: argparse.Namespace) -> None:
         if account.signals_run is not None:
             do = "its own start checks every row: python -m trader paper status"
             raise ConfigError("an account of stored signals forecasts nothing", where=account.name, do=do)
-        events, recorded = accounts.events(account), ledger.equity(account.run)
-        mine, bars_known = ledger.ledger_hash(account.run, closed=True), accounts.bars_known(account)
-    if not recorded:
-        raise NoData("the account has traded no session yet", where=account.name)
-    first, last = account.first_session, date.fromisoformat(recorded[-1]["session"])
+        events, recorded, bars_known = (
+            accounts.events(account),
+            ledger.equity(account.run),
+            accounts.bars_known(account),
+        )
+        if not recorded:
+            raise NoData("the account has traded no session yet", where=account.name)
+        first, newest = account.first_session, date.fromisoformat(recorded[-1]["session"])
+        last = _last_bar(home, account, newest)
+        mine, later = (
+            ledger.ledger_hash(account.run, until=last),
+            [row for row in recorded if row["session"] > str(last)],
+        )
+        moved = ledger.between("fills", account.run, last + timedelta(days=1), newest)
     with watching() as watch:
         made = engine.backtest(
             account.config,
@@ -203,21 +227,31 @@ def as_account(options: argparse.Namespace) -> None:
             abstain=abstentions_of(events),
             bars_known=bars_known,
         )
-    same = made.ledger_hash == mine
-    print(f"Account {account.name}, {recorded[0]['session']} to {last}: {len(recorded):,} sessions, hash {mine[:16]}")
+    same = made.ledger_hash == mine and not moved
+    sessions = len(recorded) - len(later)
+    print(f"Account {account.name}, {recorded[0]['session']} to {last}: {sessions:,} sessions, hash {mine[:16]}")
     print(f"Backtest of the same days, run {made.run}, with its {len(events)} events: hash {made.ledger_hash[:16]}")
+    if later:
+        print(f"After {last} no bar has come: {len(later):,} more sessions of the account wait, without a fill.")
     print("Every signal, order, fill and equity is the same." if same else "They differ.")
     if not same:
-        where = first_difference(home, account.run, made.run)
+        with Ledger.open(home.ledger, read_only=True) as ledger:
+            where = ledger.first_difference(account.run, made.run, until=last)
+        where = where or f"a fill of {moved[0]['session']}, after the last bar"
         raise ReplayError("the account is not its backtest", where=account.name, got=where)
 
 
-def first_difference(home: Home, one: int, other: int) -> str:
-    """Return the first row, by session, in which two runs differ."""
-    from trader.ledger import Ledger
+def _last_bar(home: Home, account: Account, newest: date) -> date:
+    """Return the last session, up to the account's newest, whose bar is stored: a backtest ends there."""
+    from trader.store import MarketStore
 
-    with Ledger.open(home.ledger, read_only=True) as ledger:
-        return ledger.first_difference(one, other)
+    market = account.config.run.market
+    with MarketStore.open(home.store) as store:
+        held = store.symbols().get(market)
+    if held is None or held.last is None or held.last < account.first_session:
+        do = "import or download them first"
+        raise NoData(f"no bars of {market} in the account's days", where=account.name, do=do)
+    return min(newest, held.last)
 
 
 def promote(options: argparse.Namespace) -> None:
@@ -248,27 +282,34 @@ def _models_used(ledger: Ledger, name: str) -> list[str]:
 
 def _name_model(options: argparse.Namespace, kind: str, model_id: str) -> None:
     from trader.account import Accounts
-    from trader.clock import WallClock
+    from trader.clock import Calendar, WallClock
     from trader.ledger import Ledger
-    from trader.parts import model_spec, readers_of
+    from trader.parts import about, model_spec, readers_of
     from trader.registry import Registry
     from trader.training import check_promotable
 
     home = _home(options)
     with Ledger.open(home.ledger, read_only=True) as ledger:
-        account = Accounts(ledger, WallClock()).get(options.account)
+        accounts = Accounts(ledger, WallClock())
+        account = accounts.get(options.account)
+        decided, used = accounts.last_decided(account), _models_used(ledger, options.account)
     if account.signals_run is not None:
         do = f"it trades the signals of run {account.signals_run}"
         raise ConfigError("an account of stored signals has no model to choose", where=account.name, do=do)
-    config = account.config
+    config, calendar = account.config, Calendar()
     spec = model_spec(config, config.run.model, readers_of(config, home).texts_id)
-    check_promotable(Registry(home.models), model_id, spec)
+    first = calendar.session(calendar.index(decided) + 1) if decided else account.first_session
+    check_promotable(Registry(home.models), model_id, spec, {} if model_id in used else about(config), first)
     with Ledger.open(home.ledger, synchronous="FULL") as ledger:
         accounts = Accounts(ledger, WallClock())
-        account = accounts.get(options.account)
-        accounts.request(account, kind, model_id)
-        decided = accounts.last_decided(account)
-    print(f"{model_id} is asked for; the first decision after {decided or account.opened_at} takes it up.")
+        accounts.request(accounts.get(options.account), kind, model_id)
+    print(f"{model_id} is asked for. {_taken_up(decided, account)}")
+
+
+def _taken_up(decided: date | None, account: Account) -> str:
+    """Say which decision takes up what was just asked."""
+    after = f"after {decided}" if decided else f"from {account.first_session} on"
+    return f"The first decision {after} that is in time for its open takes it up."
 
 
 def status(options: argparse.Namespace) -> None:
@@ -297,7 +338,6 @@ def request(options: argparse.Namespace) -> None:
         account = accounts.get(options.name)
         accounts.request(account, options.kind)
         decided = accounts.last_decided(account)
-    after = f"the first decision after {decided}" if decided else f"the decision of {account.first_session}"
-    print(f"{options.kind} is written down; {after} takes it up.")
+    print(f"{options.kind} is written down. {_taken_up(decided, account)}")
     if options.kind == "halt":
         print("Orders that still wait are cancelled then; the position stays. flatten closes it.")

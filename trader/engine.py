@@ -27,6 +27,7 @@ from trader.outcome import Forecasts, Home, Outcome, notes
 from trader.parts import (
     FACTS,
     Readers,
+    about,
     check_chats,
     costs_of,
     cpu_spec,
@@ -164,7 +165,9 @@ def _forecast_batched(
         raise too_little(window, config)
     rival = "" if spec.name == config.run.model else f" {spec.name}"
     fallback = cpu_spec(config, spec.name, spec.texts_id) if spec.name == config.run.model else None
-    trainer = Trainer(window, spec, Registry(home.models), workers=workers_of(config), fallback=fallback)
+    trainer = Trainer(
+        window, spec, Registry(home.models), workers=workers_of(config), fallback=fallback, about=about(config)
+    )
     with stages(f"train{rival}") as step:
         trained = trainer.train(folds, lambda done, total: step(done, total, _fold_detail(window, folds, done, total)))
     first = next(fold.use.start for fold in folds if fold.use)
@@ -224,7 +227,7 @@ def _forecast_daily(
 ) -> Forecasts:
     """Go through the events one by one, training when it is due and forecasting at each decision."""
     fallback = cpu_spec(config, spec.name, spec.texts_id)
-    trainer = Trainer(window, spec, Registry(home.models), workers=1, fallback=fallback)
+    trainer = Trainer(window, spec, Registry(home.models), workers=1, fallback=fallback, about=about(config))
     signals: list[Signal] = []
     days = (span.last - span.pump).days + 1
     with (

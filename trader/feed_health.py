@@ -193,7 +193,8 @@ class Health:
 
         now: the decision's instant; what the feed answered later counts for nothing.
         It was never asked, never answered, has not answered for ``stale_after_seconds``, or has brought nothing
-        new for ``silent_after_seconds``. A last success far ahead of ``now`` (the clock was set back) proves nothing.
+        new for ``silent_after_seconds``. A last success far after ``now`` (asked too late, or the clock was set back)
+        proves nothing.
         """
         row = self.row(feed)
         row = row if row is None else self._as_of(row, now)
@@ -207,7 +208,8 @@ class Health:
         if now - row.last_success > allowed:
             return f"{stale}, older than {_span(feed.stale_after_seconds)}{error}"
         if row.last_success - now > allowed:
-            return f"{stale}, which lies ahead of the clock{error}"
+            by, later = _minute(now), _minute(row.last_success)
+            return f"feed {feed.name} had not answered by {by}; its last success, {later}, is later{error}"
         if not feed.silent_after_seconds:
             return ""
         if row.last_new is None:

@@ -45,7 +45,7 @@ def batched(
 ) -> list[Signal]:
     """Return the signals of all decisions of the stretches, oldest first; one model is loaded at a time.
 
-    load: gives a model by its id.   max_age: see ``too_old``.
+    load: gives a model by its id.   max_age: see ``unfit``.
     check_all: make every decision a second time from its own lookback days alone, not only two of each stretch; for
         models that are not ours. Raises ModelError where one differs: it read days that it could not know.
     progress: called with (decisions done, all decisions).
@@ -54,22 +54,25 @@ def batched(
     total = sum(len(stretch.use) for stretch in stretches)
     for model_id, use in stretches:
         loaded = load(model_id)
-        reasons = [too_old(window.calendar, loaded, window.sessions[at], max_age) for at in use]
-        young = range(use.start, use.start + reasons.count(""))  # a model does not grow younger
-        if young:
-            signals += forecast(window, loaded, young, symbol, lookback, check_all)
-        for at, reason in zip(use[len(young) :], reasons[len(young) :], strict=True):
-            signals.append(abstain(window.sessions[at], symbol, model_id, reason))
+        reasons = [unfit(window.calendar, loaded, window.sessions[at], max_age) for at in use]
+        fit = [at for at, reason in zip(use, reasons, strict=True) if not reason]  # one stretch: it only grows older
+        if fit:
+            signals += forecast(window, loaded, range(fit[0], fit[-1] + 1), symbol, lookback, check_all)
+        for at, reason in zip(use, reasons, strict=True):
+            if reason:
+                signals.append(abstain(window.sessions[at], symbol, model_id, reason))
         if progress:
             progress(len(signals), total)
-    return signals
+    return sorted(signals, key=lambda signal: signal.session)
 
 
-def too_old(calendar: Calendar, loaded: Loaded, session: date, max_age: int) -> str:
-    """Return why a model may not decide a session any more, "" where it may.
+def unfit(calendar: Calendar, loaded: Loaded, session: date, max_age: int) -> str:
+    """Return why a model may not decide a session, "" where it may: it has seen later ones, or is too old.
 
     max_age: sessions of the exchange since the last one that it saw; 0 sets no limit.
     """
+    if loaded.last_seen > session:
+        return f"model {loaded.model_id} has seen {loaded.last_seen}, which lies after this session"
     age = calendar.index(session) - calendar.index(loaded.last_seen)
     if not max_age or age <= max_age:
         return ""

@@ -22,7 +22,7 @@ from trader.adoption import Adoption
 from trader.config import Retrain, WalkForward
 from trader.errors import DeviceLost, in_a_line
 from trader.events import DecisionDue, Event, RetrainDue, Signal
-from trader.forecaster import abstain, forecast, too_old
+from trader.forecaster import abstain, forecast, unfit
 from trader.records import Fact, FactKind, Verdict
 from trader.registry import FALLEN_BACK, weights_id
 from trader.training import CPU, Loaded, TrainedFold, Trainer, Training
@@ -158,7 +158,7 @@ class ModelHost:
             return self._on_cpu(event, model_id, error) or self._refused(event, model_id, said)
 
     def _forecast(self, event: DecisionDue, loaded: Loaded) -> Signal:
-        old = too_old(self.window.calendar, loaded, event.session, self._retrain_spec.max_age)
+        old = unfit(self.window.calendar, loaded, event.session, self._retrain_spec.max_age)
         if old:
             return self._abstained(event, loaded.model_id, old)
         last = len(self.window) - 1

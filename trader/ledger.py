@@ -288,10 +288,10 @@ class Ledger:
             raise NoData("the run has no such session", where=f"run {number}", got=key, expected=expected)
         return [self._signal(row) for row in rows]
 
-    def ledger_hash(self, run: int | str, *, closed: bool = False) -> str:
+    def ledger_hash(self, run: int | str, *, until: date | None = None) -> str:
         """Return the sha256 of a run's signals, news weights, orders, fills and equity, by natural key.
 
-        closed: leave out a newest signal whose session waits for its bar.
+        until: the last session that counts, None for all.
 
         Floats count to the last bit. Run numbers, wall times and paths are left out, so that two runs with the
         same seed have the same hash whenever and wherever they ran.
@@ -301,23 +301,27 @@ class Ledger:
             for table, columns in _HASHED.items():
                 key = ", ".join(columns.split(", ")[: _KEYS[table]])
                 digest.update(f"{table}\n".encode())
-                upto = "AND session <= (SELECT max(session) FROM equity WHERE run = ?1)" if closed else ""
-                sql = f"SELECT {columns} FROM {table} WHERE run = ?1 {upto} ORDER BY {key}"
-                for row in self._conn.execute(sql, (number,)):
+                sql = f"SELECT {columns} FROM {table} WHERE run = ? AND session <= ? ORDER BY {key}"
+                for row in self._conn.execute(sql, (number, str(until or date.max))):
                     digest.update(f"{row!r}\n".encode())
         return digest.hexdigest()
 
-    def first_difference(self, one: int, other: int) -> str:
-        """Name the first row in which two runs differ, by session, with both; "" where their hashes agree."""
+    def first_difference(self, one: int, other: int, *, until: date | None = None) -> str:
+        """Name the first row in which two runs differ, by session, with both; "" where their hashes agree.
+
+        until: the last session that counts, None for all.
+        """
         found: list[tuple[str, str]] = []
         for table, columns in _HASHED.items():
             key = ", ".join(columns.split(", ")[: _KEYS[table]])
-            sql = f"SELECT {columns} FROM {table} WHERE run = ? ORDER BY {key}"
-            mine, theirs = (self._query(sql, run) for run in (one, other))
+            sql = f"SELECT {columns} FROM {table} WHERE run = ? AND session <= ? ORDER BY {key}"
+            mine, theirs = (self._query(sql, run, str(until or date.max)) for run in (one, other))
             for row in range(max(len(mine), len(theirs))):
                 pair = [rows[row] if row < len(rows) else None for rows in (mine, theirs)]
                 if pair[0] != pair[1]:
-                    found.append((min(str(held["session"]) for held in pair if held), f"{table}: {pair[0]}, {pair[1]}"))
+                    session = min(str(held["session"]) for held in pair if held)
+                    one_row, other_row = (_told(held) for held in pair)
+                    found.append((session, f"{table} of {session}: {one_row}; the other: {other_row}"))
                     break
         return min(found)[1] if found else ""
 
@@ -374,6 +378,10 @@ def signals_frame(path: Path | str, run: int | str = "latest", symbol: str | Non
     index = pd.DatetimeIndex([row["session"] for row in kept], name="session")
     columns = {"signal": [row["side"] for row in kept], "p_up": [row["p_up"] for row in kept]}
     return pd.DataFrame(columns, index=index).astype({"signal": "int64", "p_up": "float64"})
+
+
+def _told(row: Row | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in row.items()) if row else "no such row"
 
 
 def _signal(row: Row, top: Sequence[tuple[str, float]]) -> Signal:

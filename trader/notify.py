@@ -47,12 +47,23 @@ def open_channels(sections: Mapping[str, Mapping[str, Any]], names: Iterable[str
     return [_opened(name, sections[name]) for name in chosen]
 
 
+def check_channels(sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ConfigError for a section that cannot be used; secrets may still be missing."""
+    for name, section in sections.items():
+        _settings(name, section)
+
+
 def _opened(name: str, section: Mapping[str, Any]) -> Channel:
+    found = _settings(name, section)
+    return Webhook(name, found) if isinstance(found, WebhookSettings) else Email(name, found)
+
+
+def _settings(name: str, section: Mapping[str, Any]) -> WebhookSettings | EmailSettings:
     where, kind = f"[notify.{name}]", section.get("kind")
     if kind == "webhook":
-        return Webhook(name, build(WebhookSettings, section, where))
+        return build(WebhookSettings, section, where)
     if kind == "email":
-        return Email(name, build(EmailSettings, section, where))
+        return build(EmailSettings, section, where)
     raise ConfigError("what kind of channel?", where=where, got=kind, expected='kind = "webhook" or "email"')
 
 

@@ -127,6 +127,11 @@ def market_text(market: str) -> str:
     return planted.MARKET_TEXT if market == planted.SYMBOL else builtin.market_text(market)
 
 
+def about(config: Config) -> dict[str, str]:
+    """Return what a run's models learn from, as their manifests name it."""
+    return {"market": config.run.market, "news": config.run.news}
+
+
 def model_spec(config: Config, name: str, texts_id: str) -> ModelSpec:
     """Return what is needed to train the named model: a row of MODELS or a ``package.module:Class`` of the user's.
 

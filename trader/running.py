@@ -22,6 +22,7 @@ from trader.outcome import Home
 from trader.paper import Outside, Service, Source, Told, check_tradable, first_session
 from trader.parts import (
     Readers,
+    about,
     check_chats,
     costs_of,
     cpu_spec,
@@ -263,7 +264,14 @@ def _source(
     registry.sweep()  # a training that was killed with this service may have left half a model
     host = ModelHost(
         window,
-        Trainer(window, spec, registry, workers=1, fallback=cpu_spec(config, spec.name, spec.texts_id)),
+        Trainer(
+            window,
+            spec,
+            registry,
+            workers=1,
+            fallback=cpu_spec(config, spec.name, spec.texts_id),
+            about=about(config),
+        ),
         config.walkforward,
         config.retrain,
         symbol=config.run.market,

@@ -90,6 +90,7 @@ class Trainer:
 
     workers: processes side by side; the results are the same for any number.
     fallback: the same model for the CPU, where ``spec`` is for a GPU that may be lost.
+    about: what the window shows, for the manifest: the names of the market and of the news set.
     """
 
     def __init__(
@@ -100,9 +101,10 @@ class Trainer:
         *,
         workers: int,
         fallback: ModelSpec | None = None,
+        about: Mapping[str, str] | None = None,
     ) -> None:
         self._window, self.spec, self.registry, self._workers = window, spec, registry, workers
-        self.fallback = fallback
+        self.fallback, self._about = fallback, dict(about or {})
 
     def train(self, folds: Sequence[Fold], progress: Callable[[int, int], None] | None = None) -> list[TrainedFold]:
         """Return each fold with its model, in the order given, training those that the registry lacks.
@@ -189,7 +191,7 @@ class Trainer:
             train=train,
             validation=validation,
             seed=seed,
-            manifest={**shape, "spans": spans},
+            manifest={**shape, **self._about, "spans": spans},
             folder=self.registry.folder,
         )
 
@@ -238,14 +240,27 @@ class Training:
             self._running.close()
 
 
-def check_promotable(registry: Registry, model_id: str, spec: ModelSpec) -> dict[str, Any]:
-    """Return the manifest of a model that this specification could use from now on.
+def check_promotable(
+    registry: Registry, model_id: str, spec: ModelSpec, about: Mapping[str, str], first: date
+) -> dict[str, Any]:
+    """Return the manifest of a model that this specification could use from a session on.
 
-    Raises ModelError where its files are missing or damaged, or it is of another model, lookback or language model.
+    about: what the account's own models are trained on, see ``Trainer``.   first: the session that it decides first.
+    Raises ModelError where its files are missing or damaged, where it is of another model, lookback, language model,
+    market or news set, and where it has seen a later session.
     """
+    if not registry.has(model_id):
+        raise ModelError("no such model", where=registry.folder, got=model_id, do="`models list` shows all")
     manifest = registry.check(model_id)
     _fitting(registry, model_id, manifest, spec)
-    _last_seen(manifest, model_id)
+    for key, expected in about.items():
+        if manifest.get(key) != expected:
+            raise ModelError(f"the model does not fit: {key}", where=model_id, got=manifest.get(key), expected=expected)
+    seen = _last_seen(manifest, model_id)
+    if seen > first:
+        raise ModelError(
+            "the model has seen sessions that the account has not", where=model_id, got=seen, expected=f"up to {first}"
+        )
     return manifest
 
 
