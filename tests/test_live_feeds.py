@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 import re
 import sqlite3
@@ -15,13 +15,17 @@ import pytest
 
 from feeds.base import FeedState, Fetched
 from feeds.entries import Entry, rows_of
+from tests import builders
 from tests.misbehaving import Misbehaving, serving
-from trader import cli
-from trader.clock import Clock, WallClock
+from trader import cli, running
+from trader.clock import Clock, SimulatedClock, WallClock
 from trader.config import as_mapping, from_mapping
 from trader.errors import ConfigError
 from trader.live_feeds import FeedSettings, feeds_of
+from trader.logs import Log
+from trader.outcome import Home
 from trader.store import MarketStore
+from trader.world import live
 
 FILE = Path(__file__).parents[1] / "config.toml"
 OWN = "tests.test_live_feeds:OwnFeed"
@@ -215,3 +219,27 @@ def test_health_lies_in_the_ledger_in_columns_of_their_type(server: Misbehaving)
     with pytest.raises(sqlite3.IntegrityError):
         db.execute("UPDATE feed_health SET items = 'many'")
     db.close()
+
+
+def test_a_feed_that_turns_stale_is_told_once_and_long_before_a_decision(server: Misbehaving, tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path / "home")
+    section = {"wire": {"kind": "rss", "url": server.gives(FEED), "news": "toy", "stale_hours": 2.0}}
+    clock = SimulatedClock(builders.NOW)
+    running.open_account(Home(home), "acct", builders.config(feeds=section), clock)
+    log = tmp_path / "log"
+    with live(Home(home), "acct", [], Log.to_file(clock, log, "text"), clock) as world:
+        world.poll()
+        assert told(home) == []
+        server.gives(b"", 500)
+        for _ in range(5):
+            clock.set(clock.now() + timedelta(hours=1))
+            world.poll()
+    [(kind, text)] = told(home)
+    assert kind == "feed_stale"
+    assert "feed wire is stale: last success" in text and "older than 2 h" in text
+    assert log.read_text().count("feed stale") == 1
+
+
+def told(home: Path) -> list[tuple[str, str]]:
+    with sqlite3.connect(home / "ledger.db") as connection:
+        return connection.execute("SELECT kind, text FROM outbox ORDER BY id").fetchall()

@@ -621,8 +621,59 @@ def test_the_backtest_of_an_account_with_all_that_can_befall_it_is_the_same_unti
     code, out, error = say("backtest", "--as-account", "acct")
     assert code == 2
     assert out.splitlines()[-1] == "They differ."
-    assert error.startswith("trader: acct: the account is not its backtest (got signals: {'session': '2010-07-0")
-    assert str(DAYS[128]) in error
+    assert error.startswith(f"trader: acct: the account is not its backtest (got signals of {DAYS[128]}: session 2010")
+    assert "; the other: session 2010" in error
+
+
+def test_an_account_whose_last_bars_have_not_come_is_compared_up_to_them(
+    home: Path, say: Callable[..., tuple[int, str, str]]
+) -> None:
+    an_account(home, model=TINY)
+    replay(Home(home), "acct", None, LAST, world)
+    with MarketStore.open(home / "market.db") as store:
+        newest = store.symbols()["toy"].last
+    assert newest is not None
+    later = [CALENDAR.session(CALENDAR.index(newest) + number) for number in range(1, 4)]
+    with served(home, SimulatedClock(due(later[-1], minutes=5))) as service:
+        assert service.run_due() == CALENDAR.index(later[-1]) - CALENDAR.index(LAST)
+    code, out, error = say("backtest", "--as-account", "acct")
+    assert (code, error) == (0, ""), out
+    assert out.splitlines()[-2:] == [
+        f"After {newest} no bar has come: 2 more sessions of the account wait, without a fill.",
+        "Every signal, order, fill and equity is the same.",
+    ]
+
+
+def test_a_model_of_another_market_or_from_the_future_is_not_promoted(
+    home: Path, say: Callable[..., tuple[int, str, str]]
+) -> None:
+    backtest(home, model=TINY, last=LAST)
+    run = an_account(home, model=TINY)
+    replay(Home(home), "acct", None, DAYS[120], world)
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        late = ledger.signals(1)[-1].model_id
+    assert late not in models_by_session(home, run).values()
+    code, out, error = say("models", "promote", late, "--account", "acct")
+    assert (code, out) == (2, "")
+    assert f"{late}: the model has seen sessions that the account has not (got 2010-" in error
+    assert say("models", "promote", "nosuch", "--account", "acct")[2].endswith("`models list` shows all")
+
+
+def test_opening_names_the_next_command_whole_and_a_past_account_is_to_be_replayed(
+    home: Path, tmp_path: Path, say: Callable[..., tuple[int, str, str]]
+) -> None:
+    words = ("--config", tmp_path / "config.toml", "--market", "toy", "--news", "toy")
+    code, out, error = say("paper", "open", "now", *words)
+    assert code == 0, error
+    where = f" --config {tmp_path / 'config.toml'} --home {tmp_path / 'home'}"
+    assert out.splitlines()[-1] == f"Next: python -m trader paper run now{where}"
+    code, out, _ = say("paper", "open", "past", "--from", str(FIRST), *words)
+    assert out.splitlines()[-1] == f"Next: python -m trader paper replay past --to DAY{where}"
+    assert "That session is past" in out
+    (tmp_path / "config.toml").write_text(CONFIG + '[notify.hook]\nkind = "webhook"\nurl = "http://example.org/x"\n')
+    code, out, error = say("paper", "open", "third", *words)
+    assert (code, out) == (2, "")
+    assert "plain http" in error
 
 
 def test_a_month_asleep_without_its_bars_equals_its_backtest(tmp_path: Path) -> None:
