@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 import gc
@@ -420,6 +420,15 @@ write(ledger, run, range(25, 30))
         assert ledger.ledger_hash(1) == ledger.ledger_hash(undisturbed)
 
 
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """Let SIGINT interrupt, which a shell's job in the background ignores."""
+    before = signals.signal(signals.SIGINT, signals.default_int_handler)
+    yield
+    signals.signal(signals.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
 def test_a_stop_from_the_keyboard_at_any_point_leaves_whole_sessions(path: Path) -> None:
     before = signals.signal(signals.SIGALRM, lambda *_: signals.raise_signal(signals.SIGINT))
     gc.disable()  # hypothesis, where it is loaded, watches the collector, and swallows a Ctrl-C that meets it there
@@ -442,6 +451,7 @@ def test_a_stop_from_the_keyboard_at_any_point_leaves_whole_sessions(path: Path)
         signals.signal(signals.SIGALRM, before)
 
 
+@pytest.mark.usefixtures("_ctrl_c")
 def test_a_stop_from_the_keyboard_at_any_line_of_a_transaction_leaves_none_open(path: Path) -> None:
     stops = 0
 

@@ -361,7 +361,8 @@ def test_a_strategy_that_stops_the_run_is_told_as_trade_tells_it() -> None:
 
 def test_after_a_ctrl_c_in_the_middle_of_a_session_the_trading_is_at_its_end_and_closes() -> None:
     code = """if True:
-        import _thread, threading, time
+        import _thread, signal, threading, time
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
         from strategies.long_short import LongShort
         from tests.test_broker import LEVEL, signals
         from trader.broker import Trading

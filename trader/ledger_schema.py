@@ -286,7 +286,9 @@ def connect(path: Path, *, synchronous: str = "NORMAL", read_only: bool = False,
 
     with store_errors(path):
         if read_only and not path.exists():
-            raise NoData("there is no ledger yet", where=path, do="run python -m trader backtest first")
+            raise NoData(
+                "there is no ledger yet", where=path, do="run python -m trader backtest first, or open a paper account"
+            )
         if not read_only:
             path.parent.mkdir(parents=True, exist_ok=True)
         mode = "ro" if read_only else "rwc"

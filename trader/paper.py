@@ -177,7 +177,7 @@ class Service:
         self._lease.give_back()
 
     def _announce(self, event: str, text: str) -> None:
-        self._outside.log(event, account=self.account.name, decided=str(self._cursor), why=text)
+        self._outside.log(event, account=self.account.name, decided=str(self._cursor or "never"), why=text)
         with self._ledger.transaction():
             self._outside.tell(event, self._next(), text)
 

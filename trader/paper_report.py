@@ -152,7 +152,14 @@ def _events(events: Sequence[AccountEvent]) -> list[str]:
     if not counts:
         return ["Nothing came from outside."]
     said = ["From outside: " + ", ".join(f"{count} {kind}" for kind, count in counts.items())]
-    return said + [f"  {event.session} {event.kind} {event.detail}".rstrip() for event in events[-EVENTS_SHOWN:]]
+    if len(events) > EVENTS_SHOWN:
+        said.append(f"  the newest {EVENTS_SHOWN} of {len(events)}, as they were written down:")
+    return said + [f"  {event.session} {_told(event)}" for event in events[-EVENTS_SHOWN:]]
+
+
+def _told(event: AccountEvent) -> str:
+    named = event.detail.startswith((f"{event.kind}:", f"{event.kind} "))  # "late: decided at …" says its kind itself
+    return event.detail if named else f"{event.kind} {event.detail}".rstrip()
 
 
 def _seen(ledger: Ledger, accounts: Accounts, name: str) -> Seen:
