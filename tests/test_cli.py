@@ -153,7 +153,8 @@ def test_the_models_of_a_home_are_listed_shown_and_checked(
 
     shown = say("models", "show", ids[0])
     assert shown.code == 0
-    for said in (f"model       {TINY}, lookback 3, seed", "train       20", "last seen   20", "files       whole: "):
+    lines = (f"model         {TINY}, lookback 3, seed", "learned from  toy, news toy", "train         20")
+    for said in (*lines, "last seen     20", "files         whole: "):
         assert said in shown.out
     assert say("models", "show", ids[0][:-3]).out == shown.out
     assert "several models begin so" in refused(say("models", "show", "tests"))

@@ -70,13 +70,15 @@ def models_show(options: argparse.Namespace) -> None:
     model_id = _named(registry, options.id)
     manifest = registry.check(model_id)
     for label, value in _facts(manifest):
-        print(f"{label:<12}{value}")
-    print(f"{'files':<12}whole: {registry.size(model_id):,} bytes of weights, sha256 {manifest['weights_sha256']}")
+        print(f"{label:<14}{value}")
+    print(f"{'files':<14}whole: {registry.size(model_id):,} bytes of weights, sha256 {manifest['weights_sha256']}")
 
 
 def _facts(manifest: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
     spans, report = manifest["spans"], manifest["report"]
     yield "model", f"{manifest.get('model')}, lookback {manifest.get('lookback')}, seed {manifest.get('seed')}"
+    if "market" in manifest:
+        yield "learned from", f"{manifest['market']}, news {manifest.get('news')}"
     for name in ("train", "validation"):
         yield name, f"{spans[name][0]} to {spans[name][1]}"
     yield "last seen", spans["last_seen"]
