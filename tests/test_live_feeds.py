@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 import re
@@ -238,6 +238,18 @@ def test_a_feed_that_turns_stale_is_told_once_and_long_before_a_decision(server:
     assert kind == "feed_stale"
     assert "feed wire is stale: last success" in text and "older than 2 h" in text
     assert log.read_text().count("feed stale") == 1
+
+
+def test_a_service_tells_that_it_came_and_went_and_once_does_not(server: Misbehaving, tmp_path: Path) -> None:
+    home = builders.a_home(tmp_path / "home")
+    clock = SimulatedClock(builders.NOW)
+    running.open_account(Home(home), "acct", builders.config(), clock)
+    for once, expected in ((True, []), (False, ["started", "stopped"])):
+        with live(Home(home), "acct", [], Log.to_file(clock, tmp_path / "log", "text"), clock) as world:
+            around = replace(world.around(once=once), readers=builders.readers())
+            with running.running(Home(home), "acct", around):
+                pass
+        assert [kind for kind, _ in told(home)] == expected
 
 
 def told(home: Path) -> list[tuple[str, str]]:
