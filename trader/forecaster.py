@@ -112,7 +112,8 @@ def forecast(
     days = replace(days, next_return=np.full(len(days), np.nan))  # nobody who forecasts needs an answer
     at = range(lookback - 1, len(days))
     prediction = model.predict(days, at)
-    if not np.isfinite(prediction.p_up).all():
+    made = prediction.p_up if prediction.expected_return is None else prediction.p_up + prediction.expected_return
+    if not np.isfinite(made).all():
         raise ModelError("a forecast that is not a number", where=f"{model_id} {window.sessions[use.start]}")
     checked = range(len(at)) if check_all else {0, len(at) // 2}
     for row in checked if len(at) > 1 else ():
@@ -129,6 +130,7 @@ def forecast(
 
 def _signal(window: Window, at: int, row: int, prediction: Prediction, model_id: str, symbol: str) -> Signal:
     p_up = float(prediction.p_up[row])
+    expected = None if prediction.expected_return is None else float(prediction.expected_return[row])
     weights = prediction.news_weights[row] if prediction.news_weights is not None else np.empty(0, np.float32)
     headlines = window.headlines[at]
     order = np.argsort(-weights, kind="stable")[:TOP_HEADLINES]
@@ -137,6 +139,7 @@ def _signal(window: Window, at: int, row: int, prediction: Prediction, model_id:
         symbol=symbol,
         p_up=p_up,
         side=(p_up > 0.5) - (p_up < 0.5),
+        expected_return=expected,
         model_id=model_id,
         news_count=len(headlines),
         effective_news=_effective_number(weights),

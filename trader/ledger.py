@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from trader.clock import Clock, WallClock
 from trader.errors import NoData, TimeError
 from trader.events import Signal, from_us, to_us
-from trader.ledger_schema import FoldFacts, RunFacts, Transaction, connect, day, plain, row_of, store_errors
+from trader.ledger_schema import ADDED, FoldFacts, RunFacts, Transaction, connect, day, plain, row_of, store_errors
 from trader.records import Verdict
 from trader.round_trips import RoundTrip, round_trips_of
 
@@ -39,13 +39,21 @@ OPEN = "open at end"  # status of an order that waits when the record ends; see 
 # What makes two runs the same: these columns in this order, and nothing of runs, folds (seconds) or metrics.
 _HASHED = {
     "signals": "session, symbol, p_up, side, model_id, reason, news_count, effective_news",
+    "expected_returns": "session, symbol, expected_return",
     "news_weights": "session, symbol, rank, headline, weight",
     "orders": "session, ref, symbol, size, status, reason",
     "fills": "session, ref, part, symbol, size, price, reference_price, commission, slippage_cost",
     "equity": "session, equity, equity_gross, cash, position, exposure, commission, slippage, borrow, interest, "
     "always_buy_equity",
 }
-_KEYS = {"signals": 2, "news_weights": 3, "orders": 2, "fills": 3, "equity": 1}  # leading columns to sort by
+_KEYS = {
+    "signals": 2,
+    "expected_returns": 2,
+    "news_weights": 3,
+    "orders": 2,
+    "fills": 3,
+    "equity": 1,
+}  # leading columns to sort by
 _INSERT = {
     table: f"INSERT INTO {table} (run, {columns}) VALUES (?{', ?' * len(columns.split(','))})"
     for table, columns in _HASHED.items()
@@ -243,14 +251,18 @@ class Ledger:
         self, run: int | str, first: date = date.min, last: date = date.max, *, top: bool = True
     ) -> list[Signal]:
         """Return a run's signals from the first to the last of these days, oldest first; ``top``: with headlines."""
+        expected = {(row["session"], row["symbol"]): row for row in self.between("expected_returns", run, first, last)}
         tops: dict[tuple[str, str], list[tuple[str, float]]] = {}
         for row in self.between("news_weights", run, first, last) if top else ():
             tops.setdefault((row["session"], row["symbol"]), []).append((row["headline"], row["weight"]))
         rows = self.between("signals", run, first, last)
-        return [_signal(row, tops.get((row["session"], row["symbol"]), [])) for row in rows]
+        keys = [(row["session"], row["symbol"]) for row in rows]
+        return [_signal(row | expected.get(key, {}), tops.get(key, [])) for row, key in zip(rows, keys, strict=True)]
 
     def between(self, table: str, run: int | str, first: date, last: date) -> list[Row]:
         """Return a run's rows of one of the hashed tables whose session lies between two days, by natural key."""
+        if not self._holds(table):
+            return []
         key = ", ".join(_HASHED[table].split(", ")[: _KEYS[table]])
         sql = f"SELECT * FROM {table} WHERE run = ? AND session BETWEEN ? AND ? ORDER BY {key}"
         return self._query(sql, self.resolve(run), day(first), day(last))
@@ -294,16 +306,24 @@ class Ledger:
         until: the last session that counts, None for all.
 
         Floats count to the last bit. Run numbers, wall times and paths are left out, so that two runs with the
-        same seed have the same hash whenever and wherever they ran.
+        same seed have the same hash whenever and wherever they ran. A table of ADDED counts where it has rows of the
+        run: those of before keep their hash.
         """
         number, digest = self.resolve(run), hashlib.sha256()
         with store_errors(self.path):
             for table, columns in _HASHED.items():
+                if not self._holds(table):
+                    continue
                 key = ", ".join(columns.split(", ")[: _KEYS[table]])
-                digest.update(f"{table}\n".encode())
                 sql = f"SELECT {columns} FROM {table} WHERE run = ? AND session <= ? ORDER BY {key}"
+                begun = False
                 for row in self._conn.execute(sql, (number, str(until or date.max))):
+                    if not begun:
+                        digest.update(f"{table}\n".encode())
+                        begun = True
                     digest.update(f"{row!r}\n".encode())
+                if not begun and table not in ADDED:
+                    digest.update(f"{table}\n".encode())
         return digest.hexdigest()
 
     def first_difference(self, one: int, other: int, *, until: date | None = None) -> str:
@@ -313,6 +333,8 @@ class Ledger:
         """
         found: list[tuple[str, str]] = []
         for table, columns in _HASHED.items():
+            if not self._holds(table):
+                continue
             key = ", ".join(columns.split(", ")[: _KEYS[table]])
             sql = f"SELECT {columns} FROM {table} WHERE run = ? AND session <= ? ORDER BY {key}"
             mine, theirs = (self._query(sql, run, str(until or date.max)) for run in (one, other))
@@ -327,8 +349,15 @@ class Ledger:
 
     def _signal(self, row: Row) -> Signal:
         sql = "SELECT headline, weight FROM news_weights WHERE run = ? AND session = ? AND symbol = ? ORDER BY rank"
-        found = self._query(sql, row["run"], row["session"], row["symbol"])
-        return _signal(row, [(one["headline"], one["weight"]) for one in found])
+        key = row["run"], row["session"], row["symbol"]
+        top = [(one["headline"], one["weight"]) for one in self._query(sql, *key)]
+        sql = "SELECT expected_return FROM expected_returns WHERE run = ? AND session = ? AND symbol = ?"
+        expected = self._query(sql, *key) if self._holds("expected_returns") else []
+        return _signal(row | (expected[0] if expected else {}), top)
+
+    def _holds(self, table: str) -> bool:
+        """Tell whether the file has a hashed table: one of before, opened to be read, may lack those of ADDED."""
+        return table not in ADDED or self.has_table(table)
 
     def _tail(self, run: int) -> _Tail:
         if run not in self._tails:
@@ -363,21 +392,27 @@ class Ledger:
 def signals_frame(path: Path | str, run: int | str = "latest", symbol: str | None = None) -> pd.DataFrame:
     """Return a run's signals for somebody's own Cerebro script.
 
-    Index ``session`` (datetime64, oldest first); columns ``signal`` (−1, 0, +1) and ``p_up`` (NaN where it abstained).
+    Index ``session`` (datetime64, oldest first); columns ``signal`` (−1, 0, +1), ``p_up`` (NaN where it abstained) and
+    ``expected_return`` (of the next close over this one, less 1; NaN where the model forecasts none).
     Raises NoData where the run or the symbol is not there, or where it has several symbols and none was named.
     """
     import pandas as pd
 
     with Ledger.open(path, read_only=True) as ledger:
         number = ledger.resolve(run)
-        rows = ledger._query("SELECT session, symbol, side, p_up FROM signals WHERE run = ? ORDER BY session", number)
-    symbols = sorted({row["symbol"] for row in rows})
+        found = ledger.signals(number, top=False)
+    symbols = sorted({signal.symbol for signal in found})
     if (symbol is None and len(symbols) > 1) or (symbol is not None and symbol not in symbols):
         raise NoData("name one symbol of the run", where=f"run {number}", got=symbol, expected=", ".join(symbols))
-    kept = [row for row in rows if symbol in (None, row["symbol"])]
-    index = pd.DatetimeIndex([row["session"] for row in kept], name="session")
-    columns = {"signal": [row["side"] for row in kept], "p_up": [row["p_up"] for row in kept]}
-    return pd.DataFrame(columns, index=index).astype({"signal": "int64", "p_up": "float64"})
+    kept = [signal for signal in found if symbol in (None, signal.symbol)]
+    index = pd.DatetimeIndex([signal.session for signal in kept], name="session")
+    columns = {
+        "signal": [signal.side for signal in kept],
+        "p_up": [signal.p_up for signal in kept],
+        "expected_return": [signal.expected_return for signal in kept],
+    }
+    kinds = {"signal": "int64", "p_up": "float64", "expected_return": "float64"}
+    return pd.DataFrame(columns, index=index).astype(kinds)
 
 
 def _told(row: Row | None) -> str:
@@ -406,8 +441,10 @@ def _verdict(row: Row) -> Verdict:
 
 def _signal_rows(run: int, session: str, signal: Signal) -> dict[str, list[tuple[object, ...]]]:
     facts = (signal.p_up, signal.side, signal.model_id, signal.reason, signal.news_count, signal.effective_news)
+    expected = signal.expected_return
     return {
         "signals": [(run, session, signal.symbol, *facts)],
+        "expected_returns": [] if expected is None else [(run, session, signal.symbol, expected)],
         "news_weights": [(run, session, signal.symbol, rank, *top) for rank, top in enumerate(signal.top, start=1)],
     }
 

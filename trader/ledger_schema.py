@@ -154,6 +154,15 @@ CREATE TABLE verdicts (
   reason TEXT NOT NULL,
   PRIMARY KEY (run, fold)
 ) STRICT, WITHOUT ROWID""",
+    "expected_returns": """
+CREATE TABLE expected_returns (
+  run INTEGER NOT NULL,
+  session TEXT NOT NULL,
+  symbol TEXT NOT NULL,
+  expected_return REAL NOT NULL,      -- of close(d+1) / close(d) − 1; no row where the model forecasts none
+  PRIMARY KEY (run, session, symbol),
+  FOREIGN KEY (run, session, symbol) REFERENCES signals(run, session, symbol)
+) STRICT, WITHOUT ROWID""",
     "states": """
 CREATE TABLE states (
   run INTEGER NOT NULL REFERENCES runs(id),

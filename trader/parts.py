@@ -48,6 +48,7 @@ MODELS = {  # name → class, and the dataclass of its settings
     "fpt": ("models.fpt:Fpt", "models.fpt:FptConfig"),
     "pen": ("models.pen:Pen", "models.pen:PenConfig"),
     "ridge": ("models.ridge:Ridge", "models.ridge:RidgeConfig"),
+    "msmf": ("models.msmf.model:Msmf", "models.msmf.config:MsmfConfig"),
     "tone_sign": ("models.rules:ToneSign", "models.rules:ToneSignConfig"),
 }
 FACTS = "facts"  # a rival only: logistic regression on the numbers that the wire's words are made from
