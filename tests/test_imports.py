@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "models.sentiment",
     ),
     ("models.chat", "models.chat_answers", "models.chat_scores"),
+    ("models.charts",),
     ("models.fitting", "models.finin_network", "models.finin", "models.baselines"),
     ("models.tone", "models.sequences", "models.naf", "models.sentiments", "models.ensemble"),
     ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
