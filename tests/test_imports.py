@@ -40,6 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "models.sentiment",
     ),
     ("models.chat", "models.chat_answers", "models.chat_scores"),
+    ("models.charts",),
     ("models.fitting", "models.finin_network", "models.finin", "models.baselines"),
     ("models.tone", "models.sequences", "models.naf", "models.sentiments", "models.ensemble"),
     ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
@@ -69,7 +70,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.outcome", "trader.recording", "trader.report"),
     # where the parts are named, and where they are called
     ("trader.methods", "trader.parts", "trader.live_feeds"),
-    ("trader.engine", "trader.explain"),
+    ("trader.engine", "trader.explain", "trader.charting"),
     # a paper account, day by day
     ("trader.account", "trader.lease", "trader.replay", "trader.paper", "trader.stored_signals", "trader.model_source"),
     ("trader.running", "trader.wake", "trader.world", "trader.paper_report"),
@@ -87,6 +88,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
     ("trader.why_report", "trader.pictures"),
     ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli_feeds", "trader.cli_notify"),
+    ("trader.cli_chart",),
     ("trader.cli_paper", "trader.cli_models", "trader.cli", "trader.__main__"),
 )
 PLACE = {module: at for at, module in enumerate(module for layer in LAYERS for module in layer)}
@@ -98,7 +100,9 @@ MAY_KNOW = {
     "feeds": {"feeds", "trader.errors", "trader.events", "trader.clock"},
 }
 
-COMMANDS = tuple(f"trader.cli_{name}" for name in ("intake", "experiment", "feeds", "notify", "models", "paper"))
+COMMANDS = tuple(
+    f"trader.cli_{name}" for name in ("intake", "experiment", "feeds", "notify", "models", "paper", "chart")
+)
 
 # foreign library → the modules that may import it; a name ending in a dot stands for a package.
 DOORS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from trader import cli_experiment, cli_feeds, cli_intake, cli_models, cli_notify, cli_paper
+from trader import cli_chart, cli_experiment, cli_feeds, cli_intake, cli_models, cli_notify, cli_paper
 from trader.errors import ConfigError, TraderError
 from trader.terminal import print_table, settings, write
 
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_experiment.add(commands)
     cli_experiment.add_search(commands)
     _add_reviews(commands)
+    cli_chart.add(commands, _shared)
     cli_notify.add(commands)
     cli_models.add(commands, _shared)
     cli_paper.add(commands)

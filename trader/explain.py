@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from itertools import islice
 import json
 from pathlib import Path
 import re
@@ -23,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Attention, Days, Model, Prediction
-from trader.clock import Calendar
 from trader.config import Config, from_mapping
 from trader.errors import ModelError, NoData, TraderError
 from trader.events import BarClosed, NewsArrived, Signal
@@ -32,6 +30,7 @@ from trader.outcome import Home
 from trader.parts import Readers, model_spec, readers_of, stock, window_of
 from trader.registry import Registry, weights_id
 from trader.scheduler import Scheduler
+from trader.spans import newest_in_time
 from trader.store import MarketStore
 from trader.training import ModelSpec, code_hash
 from trader.window import Window
@@ -247,7 +246,7 @@ def _days(
         raise NoData("the market store is gone", where=home.store)
     with MarketStore.open(home.store) as store:
         news = stock(store, run.market, run.news)
-        held = _held(store, calendar, run.market, first, session, lookback + Window.warm_up)
+        held = newest_in_time(store, calendar, run.market, first, session, lookback + Window.warm_up)
         silent = held[-lookback - 1] if len(held) > lookback else None  # no headline of it or before is read
         scheduler = Scheduler(store, calendar, symbol=run.market, news=news, spec=config.walkforward)
         for event in scheduler.events(held[0], session):
@@ -258,16 +257,6 @@ def _days(
     at = window.position(session)
     days = window.days(at - lookback + 1, at + 1)
     return window, replace(days, next_return=np.full(lookback, np.nan))
-
-
-def _held(store: MarketStore, calendar: Calendar, symbol: str, first: date, session: date, most: int) -> list[date]:
-    """Return the last ``most`` sessions up to this one whose bar was known in time, oldest first."""
-    bars = store.as_of(calendar.decide_at(session)).bars(symbol, first, session)
-    newest_first = (bar.session for bar in reversed(bars))
-    timely = (day for day in newest_first if store.as_of(calendar.decide_at(day)).bar(symbol, day) is not None)
-    if not (found := list(islice(timely, most))):
-        raise NoData(f"the store has no bar of {symbol} for this session", where=session)
-    return found[::-1]
 
 
 def _differences(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from itertools import islice
 
 from trader.clock import Calendar
 from trader.config import Config
@@ -43,9 +44,7 @@ def find_span(
     symbol = config.run.market
     symbols, names = store.symbols(), store.names()
     if symbol not in symbols:
-        known = ", ".join(sorted({*symbols, "sp500", "nasdaq"}))
-        do = "import it: python -m trader prices import FILE --symbol NAME"
-        raise NoData("no such market", got=symbol, expected=f"one of {known}", do=do)
+        raise no_such_market(symbol, symbols)
     if news not in names:
         known = ", ".join(sorted({*names, "wire"}))
         do = "import it: python -m trader news import FILE --name NAME"
@@ -74,6 +73,28 @@ def find_span(
         )
     end = sessions[-1] if bars_known is None else last
     return Span(_pump(config, sessions, start, lookback), sessions[start], end)
+
+
+def no_such_market(symbol: str, known: Iterable[str]) -> NoData:
+    """Return the error of a market that is neither in the store nor built in."""
+    expected = ", ".join(sorted({*known, "sp500", "nasdaq"}))
+    do = "import it: python -m trader prices import FILE --symbol NAME"
+    return NoData("no such market", got=symbol, expected=f"one of {expected}", do=do)
+
+
+def newest_in_time(
+    store: MarketStore, calendar: Calendar, symbol: str, first: date, session: date, most: int
+) -> list[date]:
+    """Return the last ``most`` sessions of first … session whose bar was known when they were decided, oldest first.
+
+    Raises NoData where there is none.
+    """
+    bars = store.as_of(calendar.decide_at(session)).bars(symbol, first, session)
+    newest_first = (bar.session for bar in reversed(bars))
+    timely = (day for day in newest_first if store.as_of(calendar.decide_at(day)).bar(symbol, day) is not None)
+    if not (found := list(islice(timely, most))):
+        raise NoData(f"the store has no bar of {symbol} for this session", where=session)
+    return found[::-1]
 
 
 def history_of(store: MarketStore, calendar: Calendar, config: Config, session: date, lookback: int) -> date:

@@ -61,10 +61,10 @@ def print_table(table: Table) -> None:
     print("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file that was asked for, and say so; raise StoreError where that cannot be done."""
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file that was asked for, text as UTF-8, and say so; raise StoreError where that cannot be done."""
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         do = "choose another file"
         raise StoreError("the file cannot be written", where=path, got=error.strerror, do=do) from error
