@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feeds import planted
+from feeds import planted, planted_charts
 from feeds.planted import BREAKING, DETAIL, NOISE, Dials, Truth, Written
 from models.base import Days
 from models.embeddings import EmbeddingCache
@@ -122,9 +122,11 @@ class Stated:
         raise BadNews("headlines without sentiment", where="the planted market", got=len(texts), expected="none")
 
 
-def days_of(written: Written, texts: TextIndex) -> Days:
+def days_of(
+    written: Written | planted_charts.Written, texts: TextIndex, market_text: str = planted.MARKET_TEXT
+) -> Days:
     """Lay the market as a run lays it: each session's headlines, then its bar, through trader.window."""
-    window = Window(Calendar(), texts, Stated(), market_text=planted.MARKET_TEXT)
+    window = Window(Calendar(), texts, Stated(), market_text=market_text)
     news, offset = written.news, written.truth.offset.tolist()
     for bar, low, high in zip(written.bars, offset, offset[1:], strict=False):
         part = NewsBatch(

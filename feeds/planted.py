@@ -12,6 +12,7 @@ Letters:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 import math
@@ -40,6 +41,14 @@ SYMBOL, SET = "planted", "planted-1"  # change the number whenever a headline of
 MARKET_TEXT = "A made-up market whose prices follow the news of a few industries."
 NOISE, BREAKING, DETAIL = 0, 1, 2  # kinds of headlines in Truth
 MINUTE_US, MINUTES = 60_000_000, 360  # headlines appear in the last hours before the session's close
+
+
+def refuse_outside(dials: object, bounds: Mapping[str, tuple[float, float]], where: str) -> None:
+    """Raise ConfigError where a dial, an attribute of ``dials``, lies outside its (lowest, highest) bounds."""
+    for name, (low, high) in bounds.items():
+        if not low <= getattr(dials, name) <= high:  # so that NaN is refused too
+            expected = f"{low} to {high}" if high < math.inf else f"at least {low}"
+            raise ConfigError(f"{name} cannot be had", where=where, got=getattr(dials, name), expected=expected)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +80,7 @@ class Dials:
             "step_bps": (0, 1_000),
             "random_bps": (1, 1_000),  # at 0 a sum of no steps would be a return of exactly nothing
         }
-        for name, (low, high) in bounds.items():
-            if not low <= getattr(self, name) <= high:  # so that NaN is refused too
-                expected = f"{low} to {high}" if high < math.inf else f"at least {low}"
-                raise ConfigError(f"{name} cannot be had", where="planted", got=getattr(self, name), expected=expected)
+        refuse_outside(self, bounds, "planted")
         if not self.delays or not all(0 <= delay <= 10 for delay in self.delays):
             expected = "one or more of 0 to 10 sessions"
             raise ConfigError("delays cannot be had", where="planted", got=self.delays, expected=expected)

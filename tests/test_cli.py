@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from feeds import builtin, planted, wire
+from feeds import builtin, planted, planted_charts, wire
 from tests import builders
-from trader import cli, cli_intake, engine, experiment_search, explain
+from trader import cli, cli_intake, engine, experiment_search, explain, live_feeds, parts
 from trader.clock import WallClock
 from trader.ledger import Ledger
 from trader.store import MarketStore
@@ -282,7 +282,7 @@ def test_the_names_of_built_in_markets_are_taken(say: Callable[..., Said], price
 
 
 def test_the_names_of_the_built_in_news_are_taken(say: Callable[..., Said], news_file: Path) -> None:
-    for name in ("wire", wire.SET, "wire-99", "planted", planted.SET):
+    for name in ("wire", wire.SET, "wire-99", "planted", planted.SET, "planted_charts", planted_charts.SET):
         expected = f"trader: the name of the built-in news (got {name}); choose another --name"
         assert refused(say("news", "import", news_file, "--name", name)) == expected
     news_file.rename("wire.csv")
@@ -292,8 +292,10 @@ def test_the_names_of_the_built_in_news_are_taken(say: Callable[..., Said], news
 
 
 def test_the_command_line_knows_the_built_in_names() -> None:
-    assert set(cli_intake.BUILT_IN_MARKETS) == {*builtin.BUILT_IN, planted.SYMBOL}
-    assert [wire.SET.partition("-")[0], planted.SET.partition("-")[0]] == list(cli_intake.BUILT_IN_NEWS)
+    assert set(cli_intake.BUILT_IN_MARKETS) == {*builtin.BUILT_IN, *parts.PLANTED}
+    assert [one.SET.partition("-")[0] for one in (wire, *parts.PLANTED.values())] == list(cli_intake.BUILT_IN_NEWS)
+    assert live_feeds.BUILT_IN_MARKETS == cli_intake.BUILT_IN_MARKETS
+    assert live_feeds.BUILT_IN_NEWS == cli_intake.BUILT_IN_NEWS
 
 
 def test_the_same_news_file_read_in_another_way_needs_another_name(say: Callable[..., Said], news_file: Path) -> None:

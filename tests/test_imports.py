@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("feeds.base", "feeds.entries", "feeds.rss"),
     ("feeds.price_files", "feeds.yahoo", "feeds.wire_facts", "feeds.wire_words", "feeds.wire_market_words"),
     ("feeds.wire", "feeds.builtin"),
-    ("feeds.planted_words", "feeds.planted"),
+    ("feeds.planted_words", "feeds.planted", "feeds.planted_charts"),
     # models and strategies
     (
         "models.keytable",
@@ -232,7 +232,8 @@ def test_models_strategies_and_feeds_know_only_what_they_may() -> None:
 def test_concrete_models_and_strategies_are_named_in_one_place_alone() -> None:
     concrete = {"models.finin", "models.baselines", "models.text", "models.sentiment", "models.embeddings"}
     concrete |= {"models.naf", "models.sentiments", "models.ensemble", "models.fpt", "models.pen", "models.rules"}
-    concrete |= {"models.ridge", "models.same_day_logistic", "models.chat_scores", "feeds.planted"}
+    concrete |= {"models.ridge", "models.same_day_logistic", "models.chat_scores"}
+    concrete |= {"feeds.planted", "feeds.planted_charts"}
     concrete |= {"strategies.long_only", "strategies.threshold", "strategies.vol_target", "feeds.wire", "feeds.builtin"}
     known_to = {module.name for module in _rooms() if module.package == "trader" and concrete & set(ours(module))}
     assert known_to == {"trader.parts"}

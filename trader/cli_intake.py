@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from trader.store import MarketStore
 
 # Those of trader.parts, which is slow to import.
-BUILT_IN_MARKETS, BUILT_IN_NEWS = ("sp500", "nasdaq", "planted"), ("wire", "planted")
+BUILT_IN_MARKETS, BUILT_IN_NEWS = (
+    ("sp500", "nasdaq", "planted", "planted_charts"),
+    ("wire", "planted", "planted_charts"),
+)
 JUMP, MOST_JUMPS = 0.35, 5  # |log(close / close before)| that is worth a line; lines of it
 FEW_ROWS, MOST_AT_ONE_TIME = 100, 0.9  # a share of as many headlines at one time of day is worth a line
 DAY_S = 24 * 3600

@@ -23,7 +23,10 @@ KINDS = {
     "rss": ("url", "symbol", "news", "timeout_seconds", "max_megabytes"),
 }
 _POLLERS = ("kind", "every_minutes", "stale_hours", "silent_hours")
-_BUILT_IN_MARKETS, _BUILT_IN_NEWS = ("sp500", "nasdaq", "planted"), ("wire", "planted")
+BUILT_IN_MARKETS, BUILT_IN_NEWS = (
+    ("sp500", "nasdaq", "planted", "planted_charts"),
+    ("wire", "planted", "planted_charts"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +130,10 @@ def _users(path: str, options: Mapping[str, Any], where: str) -> tuple[Kind, Fet
 
 
 def _refuse_built_in(gives: Kind, into: str, where: str) -> None:
-    if gives == "news" and into in _BUILT_IN_NEWS:
+    if gives == "news" and into in BUILT_IN_NEWS:
         do = 'name one, such as news = "live", here and under [run]'
         raise ConfigError("live headlines need a news set of their own", where=where, got=into, do=do)
-    if gives == "prices" and (not into or into in _BUILT_IN_MARKETS):
+    if gives == "prices" and (not into or into in BUILT_IN_MARKETS):
         do = "give the symbol as its source has it, such as ^GSPC"
         raise ConfigError("live prices need a symbol that is not built in", where=where, got=into or "none", do=do)
 

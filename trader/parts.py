@@ -15,11 +15,12 @@ from importlib.util import find_spec
 import inspect
 import os
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from feeds import builtin, planted, wire
+from feeds import builtin, planted, planted_charts, wire
 from trader import broker
 from trader.clock import Calendar
 from trader.config import Config, as_mapping, build
@@ -51,6 +52,7 @@ MODELS = {  # name → class, and the dataclass of its settings
     "msmf": ("models.msmf.model:Msmf", "models.msmf.config:MsmfConfig"),
     "tone_sign": ("models.rules:ToneSign", "models.rules:ToneSignConfig"),
 }
+PLANTED: dict[str, ModuleType] = {one.SYMBOL: one for one in (planted, planted_charts)}  # market and news, by name
 FACTS = "facts"  # a rival only: logistic regression on the numbers that the wire's words are made from
 STRATEGIES = {
     "long_short": "strategies.long_short:LongShort",
@@ -74,30 +76,32 @@ class Readers:
 
 
 def stock(store: MarketStore, market: str, news: str) -> str:
-    """Put the built-in bars, the wire and the planted market into the store where they are asked for and not there yet.
+    """Put built-in bars, the wire and planted markets into the store where they are asked for and not there yet.
 
-    Returns the name of the news set in the store: the wire's and the planted one's carry their version.
+    Returns the name of the news set in the store: the wire's and the planted ones' carry their version.
     """
     stock_bars(store, market)
     if news == "wire":
         if wire.SET not in store.names():
             _add_set(store, wire.SET, wire.headlines(builtin.series()))
         return wire.SET
-    if news == planted.SYMBOL:
-        if planted.SET not in store.names():
-            _add_set(store, planted.SET, planted.write(planted.Dials()).news)
-        return planted.SET
+    if news in PLANTED:
+        made = PLANTED[news]
+        if made.SET not in store.names():
+            _add_set(store, made.SET, made.write(made.Dials()).news)
+        return str(made.SET)
     return news
 
 
 def stock_bars(store: MarketStore, market: str) -> None:
-    """Put the bars of a built-in or the planted market into the store, where they are not there yet."""
+    """Put the bars of a built-in or a planted market into the store, where they are not there yet."""
     if market in store.symbols():
         return
     if market in builtin.BUILT_IN:
         store.add_bars(builtin.bars(market), source="arch")
-    elif market == planted.SYMBOL:
-        store.add_bars(planted.write(planted.Dials()).bars, source=planted.SET)
+    elif market in PLANTED:
+        made = PLANTED[market]
+        store.add_bars(made.write(made.Dials()).bars, source=made.SET)
 
 
 def _add_set(store: MarketStore, name: str, written: NewsBatch) -> None:
@@ -125,7 +129,7 @@ def window_of(config: Config, readers: Readers, *, headlines_a_day: int | None =
 
 def market_text(market: str) -> str:
     """Return the sentence that describes a market to the model."""
-    return planted.MARKET_TEXT if market == planted.SYMBOL else builtin.market_text(market)
+    return str(PLANTED[market].MARKET_TEXT) if market in PLANTED else builtin.market_text(market)
 
 
 def about(config: Config) -> dict[str, str]:
