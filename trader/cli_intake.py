@@ -79,10 +79,9 @@ def _import_many(options: argparse.Namespace, files: Iterable[PriceFile]) -> Non
             said += _jump_lines(store, file.symbol, bars)
     for line in [*said, *_span_lines(spans), *refused]:
         print(line)
-    print(
-        f"{len(spans):,} symbols: {added['new']:,} new bars, {added['known']:,} known already, "
-        f"{added['revised']:,} revised"
-    )
+    many = "symbol" if len(spans) == 1 else "symbols"
+    fates = f"{added['new']:,} new bars, {added['known']:,} known already, {added['revised']:,} revised"
+    print(f"{len(spans):,} {many}: {fates}")
     if refused:
         do = "mend or leave out those files; --skip-empty leaves out rows that hold a date alone"
         raise BadFile(f"{len(refused)} of {len(refused) + len(spans)} files refused, the others are stored", do=do)

@@ -7,7 +7,7 @@ In a backtest the sessions come from the calendar; the window and the forecaster
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
@@ -73,6 +73,7 @@ class Scheduler:
 
     symbol: whose bars.  news: name of the news set in the store, of which every headline is read, or what reads the
         symbol's own (trader.universe_news).  spec: says which sessions retrain.
+    bars_named: the symbol that the bars are given, where it is not the one that they have in the store.
     abstain: why there was no decision, by session; of a paper account, whose backtest abstains there too.
     bars_known: of an account: which version of its bar closed each session, by known_at, or None where none did. What
         the store learns about those sessions afterwards (an import that fills a gap, say) does not reach them.
@@ -90,9 +91,10 @@ class Scheduler:
         abstain: Mapping[date, str] | None = None,
         bars_known: Mapping[date, datetime | None] | None = None,
         max_silence: int = 0,
+        bars_named: str = "",
     ) -> None:
         self._store, self._calendar = store, calendar
-        self._symbol, self._spec = symbol, spec
+        self._symbol, self._spec, self._name = symbol, spec, bars_named or symbol
         self._news = WholeSet(news) if isinstance(news, str) else news
         self._abstain, self._max_silence = abstain or {}, max_silence
         self._bars_known = {} if bars_known is None else bars_known
@@ -142,15 +144,20 @@ class Scheduler:
         known = self._bars_known[session]
         if known is None or known > self._calendar.decide_at(by):
             return None
-        return self._store.as_of(known).bar(self._symbol, session)
+        return self._named(self._store.as_of(known).bar(self._symbol, session))
 
     def _newest(self, session: date, by: date, recent: Recent | None) -> Bar | None:
         """Return what ``_bar`` does, from what was read already where nothing is recorded of the session."""
-        return self._bar(session, by) if recent is None or session in self._bars_known else recent.get(session)
+        if recent is None or session in self._bars_known:
+            return self._bar(session, by)
+        return self._named(recent.get(session))
 
     def bar_by(self, session: date, by: date) -> Bar | None:
         """Return a session's bar as the store knew it by another one's decision, whatever is recorded of it."""
-        return self._store.as_of(self._calendar.decide_at(by)).bar(self._symbol, session)
+        return self._named(self._store.as_of(self._calendar.decide_at(by)).bar(self._symbol, session))
+
+    def _named(self, bar: Bar | None) -> Bar | None:
+        return bar if bar is None or bar.symbol == self._name else replace(bar, symbol=self._name)
 
     def until_decision(self, session: date, view: View, recent: Recent | None = None) -> Iterator[Event]:
         """Yield the session's events up to its decision; the view is the store's as of its decide_at.

@@ -7,12 +7,11 @@ of their news. What is missing for one symbol (its bar, its headlines) keeps tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import date, datetime
 
 from trader.clock import Calendar
 from trader.config import WalkForward
-from trader.events import BarClosed, Event
+from trader.events import Event
 from trader.scheduler import Scheduler, recent_bars
 from trader.store import MarketStore
 from trader.universe import Universe
@@ -55,6 +54,7 @@ class UniverseScheduler:
                 abstain=(abstain or {}).get(member.symbol),
                 bars_known=(bars_known or {}).get(member.symbol),
                 max_silence=max_silence,
+                bars_named=member.symbol,
             )
             for member in universe
         }
@@ -78,11 +78,4 @@ class UniverseScheduler:
         recent = recent_bars(view, self._calendar, list(dict.fromkeys(self._prices.values())), session)
         for symbol, scheduler in self.of_symbol.items():
             for event in scheduler.until_decision(session, view, recent[self._prices[symbol]]):
-                yield symbol, _named(event, symbol)
-
-
-def _named(event: Event, symbol: str) -> Event:
-    """Return the event, its bar under the member's symbol."""
-    if isinstance(event, BarClosed) and event.bar.symbol != symbol:
-        return replace(event, bar=replace(event.bar, symbol=symbol))
-    return event
+                yield symbol, event

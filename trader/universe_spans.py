@@ -48,9 +48,10 @@ def universe_span(
     decided. Reading begins where the earliest symbol's own run would begin.
     """
     check_store(store, universe)
-    held = {member.symbol: store.symbols()[member.prices] for member in universe}
-    firsts = [span.first for span in held.values() if span.first is not None]
-    lasts = [span.last for span in held.values() if span.last is not None]
+    symbols = store.symbols()
+    held = [symbols[name] for name in dict.fromkeys(member.prices for member in universe)]
+    firsts = [span.first for span in held if span.first is not None]
+    lasts = [span.last for span in held if span.last is not None]
     if first.year < min(firsts).year or last.year > max(lasts).year or last < min(firsts) or first > max(lasts):
         raise NoData(
             f"no bars of {universe.name} for some of these days",
