@@ -296,6 +296,10 @@ def test_each_symbol_has_a_window_of_its_own_and_one_call_embeds_all_texts(store
         assert windows[symbol].fingerprint(0, len(windows[symbol])) == alone[symbol].fingerprint(0, len(alone[symbol]))
         keys = [window[symbol].text_keys(window[symbol].days(0, len(window[symbol]))) for window in (windows, alone)]
         assert (keys[0] == keys[1]).all()
+        days = windows[symbol].days(0, len(windows[symbol]))
+        texts = [text for day in windows[symbol].headlines for text in day]
+        assert (keys[0] == readers.texts.keys_of(index([windows[symbol].description, *texts]))).all(), "each its own"
+        assert (days.news_sentiment == readers.scorer.scores(texts)).all()
     resolve_all(windows.values())
     new = [texts for texts in calls[1:] if len(texts) > 1]
     assert new == [], "nothing is embedded twice"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from trader.spans import find_span
 from trader.store import MarketStore
 from trader.universe import EVERY, Member, Universe
 from trader.universe_spans import UniverseSpan, check_store, universe_span
-from trader.walkforward import fold_at
+from trader.walkforward import fold_at, needed
 from trader.window import Window
 
 DAYS = builders.sessions(200)
@@ -63,6 +63,18 @@ def test_a_session_is_traded_where_any_symbol_has_its_bar(store: MarketStore) ->
     assert spanned(store, "A", "B").span.last == DAYS[189]
     assert spanned(store, "B", first=DAYS[150]).span.first == DAYS[160]
     assert spanned(store, "A", "B", first=DAYS[150]).span.first == DAYS[150]
+
+
+def test_a_bar_that_came_after_its_decision_is_no_history(store: MarketStore) -> None:
+    bars = [replace(bar, known_at=bar.known_at + timedelta(hours=1)) if at in (100, 150, 199) else bar
+            for at, bar in enumerate(builders.bars(DAYS, symbol="A"))]  # fmt: skip
+    store.add_bars(bars, source="made here")
+    fill(store, B=[DAYS[0]])
+    add_news(store, said(*((day, -1, "A", "a headline") for day in DAYS)))
+    found = spanned(store, "A").span
+    assert (found.first, found.last) == (DAYS[151], DAYS[198])
+    before = needed(CONFIG.walkforward) + CONFIG.walkforward.step + WARM_UP + 1
+    assert found.pump == DAYS[151 - before - 2], "two late ones lie between"
 
 
 def test_a_symbol_with_too_little_history_is_told_and_no_error(store: MarketStore) -> None:
