@@ -87,13 +87,18 @@ def clean_symbols(cells: Any) -> list[str]:
     import pyarrow as pa
 
     if pa.types.is_list(cells.type) or pa.types.is_large_list(cells.type):
-        return [_tickers(" ".join(str(one) for one in cell or ())) for cell in cells.to_pylist()]
+        return [bare_tickers(" ".join(str(one) for one in cell or ())) for cell in cells.to_pylist()]
     coded = as_strings(cells).dictionary_encode()  # few tickers, many rows
-    known = [_tickers(text or "") for text in coded.dictionary.to_pylist()]
+    known = [bare_tickers(text or "") for text in coded.dictionary.to_pylist()]
     return [known[code] if code is not None else "" for code in coded.indices.to_pylist()]
 
 
-def _tickers(text: str) -> str:
+def bare_tickers(text: str) -> str:
+    """Return the tickers of one cell as ``clean_symbols`` does.
+
+    >>> bare_tickers("$AAPL, {'PTR.N'}; brk-b")
+    'AAPL PTR.N brk-b'
+    """
     words = (word.strip("$'\"") for word in re.split(r"[\s,;|{}\[\]()'\"]+", text))
     # NAN in capitals is a fund (Nuveen's); pandas writes nan for nothing.
     return " ".join(dict.fromkeys(word for word in words if word == "NAN" or word.lower() not in _NO_SYMBOL))

@@ -7,6 +7,7 @@ A price file is taken whole or not at all: a hole or a bad row would move every 
 from __future__ import annotations
 
 from datetime import date
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,35 +23,45 @@ EXCHANGE_ZONE = "America/New_York"
 _WITH_ZONE = r":\d\d.*(?:Z|[+-]\d\d:?\d\d)$"
 
 
-def read_prices(path: Path | str, *, symbol: str) -> list[Bar]:
+def read_prices(path: Path | str, *, symbol: str, empty: list[date] | None = None) -> list[Bar]:
     """Read one symbol's daily bars, oldest first, each known at its session's true close.
 
     Columns Date, Open, High, Low, Close, Adj Close, Volume in any case and order; others are ignored.
     Without Adj Close the close stands for it. Without a Volume, or with an empty one, the volume is 0 throughout
     (currencies and some indices); a volume missing on single sessions is an error.
     Dates are ISO; one with a zone means the day it was in New York.
+    empty: rows that have a date and not one number (Yahoo writes them where it has lost a day) are left out and their
+    days put here, so that the symbol has no bar then; without it they are refused as any bad row is.
     Raises BadFile (missing, unreadable, wrong columns, no rows) and BadBar (unreadable or repeated date, a day
     that is no XNYS session, disorder, a price that is not a positive number), naming file and row; the first
     data row is row 1.
     """
     path = Path(path)
-    return bars_of(_read_table(path), symbol=symbol, source=path.name)
+    return bars_of(_read_table(path), symbol=symbol, source=path.name, empty=empty)
 
 
-def bars_of(table: pd.DataFrame, *, symbol: str, source: str) -> list[Bar]:
+def read_csv_prices(content: bytes, *, symbol: str, source: str, empty: list[date] | None = None) -> list[Bar]:
+    """Read the content of a CSV file as ``read_prices`` does; ``source`` is for the errors."""
+    return bars_of(_read_table(Path(source), content), symbol=symbol, source=source, empty=empty)
+
+
+def bars_of(table: pd.DataFrame, *, symbol: str, source: str, empty: list[date] | None = None) -> list[Bar]:
     """Turn a table in Yahoo's columns, dates in a column or in the index, into bars; raise as read_prices does.
 
     source: the file or site, for the errors.
     """
     table = _standard_columns(table, source)
+    table = table.set_axis(range(1, len(table) + 1), axis=0)  # its row numbers, whatever is left out
+    if empty is not None:
+        table = _without_empty(table, source, empty)
     if table.empty:
         raise BadFile("no price rows", where=source, do="give a file with one row a session")
     days = _days(table["date"], source)
-    _check_order(days, source)
+    _check_order(days, table.index.to_list(), source)
     columns = [_numbers(table, name, source).tolist() for name in (*PRICES, "adj close", "volume")]
     closes = Calendar().closes_us(days)
     bars = []
-    for row, (day, known_us, *cells) in enumerate(zip(days, closes, *columns, strict=True), start=1):
+    for row, day, known_us, *cells in zip(table.index, days, closes, *columns, strict=True):
         opened, high, low, close, adjusted, volume = cells
         try:
             bars.append(
@@ -71,14 +82,21 @@ def bars_of(table: pd.DataFrame, *, symbol: str, source: str) -> list[Bar]:
     return bars
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    """Read the file by its ending; the one place where pandas' and pyarrow's errors are translated."""
+def _without_empty(table: pd.DataFrame, source: str, empty: list[date]) -> pd.DataFrame:
+    """Return the table without the rows that hold a date alone; their days go into ``empty``."""
+    bare = table["date"].notna() & table[[*PRICES, "adj close"]].isna().all(axis=1)
+    empty.extend(_days(table.loc[bare, "date"], source) if bare.any() else [])
+    return table.loc[~bare]
+
+
+def _read_table(path: Path, content: bytes | None = None) -> pd.DataFrame:
+    """Read a file by its ending, or the content of a CSV; the one place where pandas' and pyarrow's errors are ours."""
     import pandas as pd
 
     try:
         if path.suffix.lower() in (".parquet", ".pq"):
             return pd.read_parquet(path)
-        return pd.read_csv(path, skip_blank_lines=False)
+        return pd.read_csv(path if content is None else io.BytesIO(content), skip_blank_lines=False)
     except FileNotFoundError as error:
         raise BadFile("no such file", where=path, do="check the path") from error
     except pd.errors.EmptyDataError as error:
@@ -131,18 +149,18 @@ def _days(dates: pd.Series, source: str) -> list[date]:
         row = int(stamps.isna().to_numpy().argmax())
         raise BadBar(
             "a date that cannot be read",
-            where=f"{source} row {row + 1}",
+            where=f"{source} row {dates.index[row]}",
             got=dates.iloc[row],
             expected="a date like 2008-09-15",
         )
     return list(stamps.dt.date)
 
 
-def _check_order(days: list[date], source: str) -> None:
+def _check_order(days: list[date], rows: list[int], source: str) -> None:
     """Raise BadBar for the first day that is no session, comes twice or comes before the one above it."""
     calendar = Calendar()
     for row, day in enumerate(days, start=1):
-        where = f"{source} row {row}"
+        where = f"{source} row {rows[row - 1]}"
         if not calendar.is_session(day):
             raise BadBar("not a session of the exchange (XNYS)", where=where, got=day, do="remove the row")
         if row == 1 or day > days[row - 2]:
@@ -162,7 +180,8 @@ def _numbers(table: pd.DataFrame, name: str, source: str) -> pd.Series:
     if numbers.isna().any():
         row = int(numbers.isna().to_numpy().argmax())
         got = table[name].iloc[row]
-        raise BadBar(f"{name} is not a number", where=f"{source} row {row + 1}", got="nothing" if pd.isna(got) else got)
+        shown = "nothing" if pd.isna(got) else got
+        raise BadBar(f"{name} is not a number", where=f"{source} row {table.index[row]}", got=shown)
     return numbers
 
 

@@ -26,7 +26,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # sources
     ("feeds.times", "feeds.presets", "feeds.news_text", "feeds.news_tables", "feeds.news_files", "feeds.hub"),
     ("feeds.base", "feeds.entries", "feeds.rss"),
-    ("feeds.price_files", "feeds.yahoo", "feeds.wire_facts", "feeds.wire_words", "feeds.wire_market_words"),
+    (
+        "feeds.price_files",
+        "feeds.price_sets",
+        "feeds.yahoo",
+        "feeds.wire_facts",
+        "feeds.wire_words",
+        "feeds.wire_market_words",
+    ),
     ("feeds.wire", "feeds.builtin"),
     ("feeds.planted_words", "feeds.planted", "feeds.planted_charts"),
     # models and strategies
@@ -48,6 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
     ("strategies.vol_target",),
     # what is kept, seen, executed and measured
+    ("trader.universe",),
     ("trader.store_schema", "trader.store_intake", "trader.store", "trader.ledger_schema"),
     ("trader.round_trips", "trader.ledger"),
     (
@@ -65,6 +73,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.logs", "trader.outbox", "trader.channels", "trader.webhook", "trader.mail", "trader.notify"),
     # what moves the days along
     ("trader.registry", "trader.scheduler", "trader.sources", "trader.training", "trader.spans"),
+    ("trader.universe_news", "trader.universe_events", "trader.universe_spans", "trader.universe_contents"),
     ("trader.forecaster", "trader.protocol", "trader.adoption", "trader.host"),
     # a run, as it is written and told
     ("trader.outcome", "trader.recording", "trader.report"),
@@ -88,7 +97,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.experiment_tables", "trader.experiment_claims", "trader.experiment_page"),
     ("trader.why_report", "trader.pictures"),
     ("trader.terminal", "trader.cli_intake", "trader.cli_experiment", "trader.cli_feeds", "trader.cli_notify"),
-    ("trader.cli_chart",),
+    ("trader.cli_chart", "trader.cli_universe"),
     ("trader.cli_paper", "trader.cli_models", "trader.cli", "trader.__main__"),
 )
 PLACE = {module: at for at, module in enumerate(module for layer in LAYERS for module in layer)}
@@ -101,7 +110,8 @@ MAY_KNOW = {
 }
 
 COMMANDS = tuple(
-    f"trader.cli_{name}" for name in ("intake", "experiment", "feeds", "notify", "models", "paper", "chart")
+    f"trader.cli_{name}"
+    for name in ("intake", "experiment", "feeds", "notify", "models", "paper", "chart", "universe")
 )
 
 # foreign library → the modules that may import it; a name ending in a dot stands for a package.

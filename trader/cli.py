@@ -12,7 +12,16 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-from trader import cli_chart, cli_experiment, cli_feeds, cli_intake, cli_models, cli_notify, cli_paper
+from trader import (
+    cli_chart,
+    cli_experiment,
+    cli_feeds,
+    cli_intake,
+    cli_models,
+    cli_notify,
+    cli_paper,
+    cli_universe,
+)
 from trader.errors import ConfigError, TraderError
 from trader.terminal import print_table, settings, write
 
@@ -57,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_backtest(commands)
     _add_prices(commands)
     _add_news(commands)
+    cli_universe.add(commands, _shared)
     cli_feeds.add(commands)
     cli_experiment.add(commands)
     cli_experiment.add_search(commands)
@@ -97,10 +107,13 @@ def _add_backtest(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _add_prices(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     prices = commands.add_parser("prices", help="import and list prices").add_subparsers(required=True, metavar="WHAT")
-    parser = prices.add_parser("import", help="read a CSV or Parquet file in Yahoo's columns")
+    parser = prices.add_parser("import", help="read CSV or Parquet files in Yahoo's columns, one symbol each")
     _shared(parser)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--symbol", required=True, metavar="NAME", help="the name for --market")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="a file, a folder, or a tar archive of CSVs"
+    )
+    parser.add_argument("--symbol", metavar="NAME", help="the name for --market (default: the file's own)")
+    parser.add_argument("--skip-empty", action="store_true", help="leave out rows that hold a date and no number")
     parser.set_defaults(command=cli_intake.prices_import)
     parser = prices.add_parser("download", help="fetch daily bars from Yahoo")
     _shared(parser)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from itertools import pairwise
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trader.errors import ConfigError, NoData
+from trader.errors import BadBar, BadFile, ConfigError, NoData
 from trader.terminal import opened_store, print_table, settings
 
 if TYPE_CHECKING:
+    from feeds.price_sets import PriceFile
     from trader.events import Bar, NewsRows
     from trader.store import MarketStore
 
@@ -29,11 +31,82 @@ DAY_S = 24 * 3600
 
 
 def prices_import(options: argparse.Namespace) -> None:
-    """Store the bars of a file."""
-    from feeds.price_files import read_prices
+    """Store the bars of a file, or of many."""
+    from feeds.price_sets import holds_many, price_files
 
-    _refuse_built_in(options.symbol)
-    _store_bars(options, read_prices(options.file, symbol=options.symbol), options.symbol, str(options.file))
+    if holds_many(options.files):
+        if options.symbol:
+            raise ConfigError("--symbol names the symbol of one file", got=options.symbol, do="leave it out for many")
+        _import_many(options, price_files(options.files))
+        return
+    (file,) = price_files(options.files)
+    symbol = options.symbol or file.symbol
+    _refuse_built_in(symbol)
+    empty: list[date] | None = [] if options.skip_empty else None
+    bars = replace(file, symbol=symbol).read(empty)
+    _say_empty(symbol, empty)
+    _store_bars(options, bars, symbol, str(options.files[0]))
+
+
+def _import_many(options: argparse.Namespace, files: Iterable[PriceFile]) -> None:
+    """Store each file's bars, all or none of a file; raise BadFile at the end where some were refused."""
+    from trader.clock import WallClock
+    from trader.outcome import Home
+    from trader.progress import Stages, watching
+    from trader.store import MarketStore
+
+    added: Counter[str] = Counter()
+    spans: dict[str, tuple[date, date]] = {}
+    said: list[str] = []
+    refused: list[str] = []
+    with (
+        watching() as watch,
+        Stages(watch)("prices") as step,
+        MarketStore.open(Home(settings(options)[1]).store) as store,
+    ):
+        for done, file in enumerate(files, start=1):
+            step(done, done, file.where)  # how many there are is known at the end
+            empty: list[date] | None = [] if options.skip_empty else None
+            try:
+                if file.symbol in spans:
+                    raise BadFile("a second file of the same symbol", where=file.where, got=file.symbol)
+                _refuse_built_in(file.symbol)
+                bars = file.read(empty)
+                fate = store.add_bars(bars, source=file.where, noticed_at=WallClock().now())
+            except (BadBar, BadFile, ConfigError) as error:
+                refused.append(f"Refused: {error}")
+                continue
+            added.update(new=fate.new, known=fate.known_already, revised=fate.revised)
+            spans[file.symbol] = (bars[0].session, bars[-1].session)
+            said += [f"{file.symbol}: left out {day}, a row without a number" for day in empty or ()]
+            said += _jump_lines(store, file.symbol, bars)
+    for line in [*said, *_span_lines(spans), *refused]:
+        print(line)
+    many = "symbol" if len(spans) == 1 else "symbols"
+    fates = f"{added['new']:,} new bars, {added['known']:,} known already, {added['revised']:,} revised"
+    print(f"{len(spans):,} {many}: {fates}")
+    if refused:
+        do = "mend or leave out those files; --skip-empty leaves out rows that hold a date alone"
+        raise BadFile(f"{len(refused)} of {len(refused) + len(spans)} files refused, the others are stored", do=do)
+    print("Next: python -m trader universe my_universe.toml --make writes a universe of what is stored")
+
+
+def _say_empty(symbol: str, days: Sequence[date] | None) -> None:
+    for day in days or ():
+        print(f"{symbol}: left out {day}, a row without a number")
+
+
+def _span_lines(spans: Mapping[str, tuple[date, date]]) -> list[str]:
+    """Say which symbols begin later and end earlier than most do, and between which sessions the others lie."""
+    if not spans:
+        return []
+    (first, _), *_ = Counter(first for first, _ in spans.values()).most_common(1)
+    (last, _), *_ = Counter(last for _, last in spans.values()).most_common(1)
+    late = [f"{symbol} {start}" for symbol, (start, _) in spans.items() if start > first]
+    early = [f"{symbol} {end}" for symbol, (_, end) in spans.items() if end < last]
+    lines = [f"Most have {first} to {last}."]
+    lines += [f"Begin later: {', '.join(late)}"] if late else []
+    return [*lines, *([f"End earlier: {', '.join(early)}"] if early else [])]
 
 
 def prices_download(options: argparse.Namespace) -> None:
@@ -62,14 +135,22 @@ def _store_bars(options: argparse.Namespace, bars: Sequence[Bar], symbol: str, s
         raise NoData("no session of these days has closed yet", where=symbol, do="name earlier days")
     with MarketStore.open(Home(home).store) as store:
         added = store.add_bars(bars, source=source, noticed_at=WallClock().now())
-        jumps = _jumps(store, symbol, bars)
+        jumps = _jump_lines(store, symbol, bars)
     print(f"{symbol}: {added.new:,} new bars, {added.known_already:,} known already, {added.revised:,} revised")
     if added.revised:
         print("A revision counts from now on; a backtest goes on with each bar as it was first known.")
         print("Where the whole series was adjusted anew (dividends, a split), import it under another --symbol.")
-    for day, before, close in jumps[:MOST_JUMPS]:
-        print(f"Warning: {symbol} {day}: the close went from {before:g} to {close:g}: a split, or a damaged row?")
+    for line in jumps:
+        print(line)
     print(f"{bars[0].session} to {bars[-1].session}. Next: python -m trader backtest --market {symbol} --from … --to …")
+
+
+def _jump_lines(store: MarketStore, symbol: str, bars: Sequence[Bar]) -> list[str]:
+    """Return a warning for each of the first few jumps of a symbol's closes."""
+    return [
+        f"Warning: {symbol} {day}: the close went from {before:g} to {close:g}: a split, or a damaged row?"
+        for day, before, close in _jumps(store, symbol, bars)[:MOST_JUMPS]
+    ]
 
 
 def _jumps(store: MarketStore, symbol: str, bars: Sequence[Bar]) -> list[tuple[date, float, float]]:
@@ -77,9 +158,11 @@ def _jumps(store: MarketStore, symbol: str, bars: Sequence[Bar]) -> list[tuple[d
     from trader.clock import Calendar, WallClock
 
     near, now, calendar = timedelta(days=15), store.as_of(WallClock().now()), Calendar()
-    series = [
-        store.as_of(calendar.cutoff(bar.session)).bar(symbol, bar.session) or bar  # as it was first known
-        for bar in now.bars(symbol, bars[0].session - near, bars[-1].session + near)
+    newest = now.bars(symbol, bars[0].session - near, bars[-1].session + near)
+    closes = [calendar.cutoff(bar.session) for bar in newest]
+    series = [  # as each was first known
+        bar if bar.known_at <= close else store.as_of(close).bar(symbol, bar.session) or bar
+        for bar, close in zip(newest, closes, strict=True)
     ]
     pairs = [(bar.session, before.close, bar.close) for before, bar in pairwise(series)]
     return [pair for pair in pairs if abs(math.log(pair[2] / pair[1])) > JUMP]

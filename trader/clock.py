@@ -74,6 +74,13 @@ def _xnys() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     return days, opens, closes
 
 
+@lru_cache(maxsize=1)
+def _numbers() -> dict[date, int]:
+    """The number of each session; a look into it costs a tenth of a search, and every event asks several times."""
+    epoch = date(1970, 1, 1).toordinal()
+    return {date.fromordinal(epoch + day): number for number, day in enumerate(_xnys()[0].tolist())}
+
+
 class Calendar:
     """XNYS sessions, numbered from 0 = 1990-01-02, with their cutoff and decide_at.
 
@@ -82,13 +89,13 @@ class Calendar:
 
     def __init__(self, decide_minutes: int = 0) -> None:
         self._days, self._opens, self._closes = _xnys()
+        self._number_of = _numbers()
         self._delay = timedelta(minutes=decide_minutes)
 
     def index(self, session: date) -> int:
         """Return the session's number; raise TimeError if the exchange was closed that day."""
-        day = _days_since_1970(session)
-        at = int(np.searchsorted(self._days, day))
-        if at == len(self._days) or self._days[at] != day:
+        at = self._number_of.get(session)
+        if at is None:
             raise TimeError(
                 "not a session of the exchange", got=session, expected=f"a trading day {FIRST_DAY}..{LAST_DAY}"
             )

@@ -194,12 +194,18 @@ def load(path: Path | None) -> Config:
     if path is None:
         return Config()
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadFile("the config file cannot be read", where=path, got=_plain(error), do="check --config") from error
+    return from_mapping(parse_toml(text, path), str(path))
+
+
+def parse_toml(text: str, where: object) -> dict[str, Any]:
+    """Return TOML as nested dicts; raise ConfigError where it is none."""
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError("not valid TOML", where=path, got=str(error)) from error
-    return from_mapping(raw, str(path))
+        raise ConfigError("not valid TOML", where=where, got=str(error)) from error
 
 
 def from_mapping(raw: Mapping[str, Any], where: str) -> Config:
@@ -253,6 +259,8 @@ def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: str, what
 
 def _checked(value: Any, hint: Any, where: str) -> Any:
     origin = get_origin(hint)
+    if hint is Any:
+        return value
     if origin is Literal:
         if value not in get_args(hint):
             raise ConfigError(
@@ -264,6 +272,10 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         return (
             value if value is None else _checked(value, next(kind for kind in options if kind is not type(None)), where)
         )
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError("a section was expected", where=where, got=value)
+        return {key: _checked(one, get_args(hint)[1], f"{where}.{key}") for key, one in value.items()}
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError("a list was expected", where=where, got=value)

@@ -161,6 +161,17 @@ class NewsBatch:
             item_id=[item.item_id for item in items],
         )
 
+    def take(self, rows: Sequence[int]) -> NewsBatch:
+        """Return the headlines at these positions, in this order."""
+        return NewsBatch(
+            published_at=self.published_at[rows],
+            known_at=self.known_at[rows],
+            headline=[self.headline[row] for row in rows],
+            symbols=[self.symbols[row] for row in rows],
+            sentiment=self.sentiment[rows],
+            item_id=[self.item_id[row] for row in rows],
+        )
+
     def items(self) -> Iterator[NewsItem]:
         """Yield single items, in the order held."""
         for row, headline in enumerate(self.headline):

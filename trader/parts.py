@@ -32,6 +32,7 @@ from trader.records import Costs
 from trader.sources import source_hash
 from trader.store import FileSource, MarketStore
 from trader.training import ModelSpec
+from trader.universe import Member, Universe
 from trader.window import Scorer, TextIndex, Window
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ def stock(store: MarketStore, market: str, news: str) -> str:
     Returns the name of the news set in the store: the wire's and the planted ones' carry their version.
     """
     stock_bars(store, market)
+    return stock_news(store, news)
+
+
+def stock_news(store: MarketStore, news: str) -> str:
+    """Put the wire or the planted market's headlines into the store; return the name of a set in the store."""
     if news == "wire":
         if wire.SET not in store.names():
             _add_set(store, wire.SET, wire.headlines(builtin.series()))
@@ -95,13 +101,24 @@ def stock(store: MarketStore, market: str, news: str) -> str:
 
 def stock_bars(store: MarketStore, market: str) -> None:
     """Put the bars of a built-in or a planted market into the store, where they are not there yet."""
-    if market in store.symbols():
+    if market not in (*builtin.BUILT_IN, *PLANTED) or market in store.symbols():
         return
     if market in builtin.BUILT_IN:
         store.add_bars(builtin.bars(market), source="arch")
-    elif market in PLANTED:
+    else:
         made = PLANTED[market]
         store.add_bars(made.write(made.Dials()).bars, source=made.SET)
+
+
+def stock_universe(store: MarketStore, universe: Universe, news: str) -> Universe:
+    """Put the built-in bars and headlines that members name into the store; return the members with their news sets.
+
+    news: the run's. Each member of what is returned has the name that its set has in the store.
+    """
+    for market in dict.fromkeys(member.prices for member in universe):
+        stock_bars(store, market)
+    sets = {name: stock_news(store, name) for name in dict.fromkeys(member.news or news for member in universe)}
+    return replace(universe, symbols=tuple(replace(one, news=sets[one.news or news]) for one in universe))
 
 
 def _add_set(store: MarketStore, name: str, written: NewsBatch) -> None:
@@ -109,17 +126,39 @@ def _add_set(store: MarketStore, name: str, written: NewsBatch) -> None:
     store.add_news(name, [rows], source=FileSource(name=name, options=name))
 
 
-def window_of(config: Config, readers: Readers, *, headlines_a_day: int | None = None, rescore: bool = False) -> Window:
+def windows_of(
+    config: Config, universe: Universe, readers: Readers, *, headlines_a_day: int | None = None, rescore: bool = False
+) -> dict[str, Window]:
+    """Return an empty window for each symbol, in the universe's order; all share the readers. Else as ``window_of``."""
+    laid = partial(window_of, config, readers, headlines_a_day=headlines_a_day, rescore=rescore)
+    return {one.symbol: laid(text=member_text(config, one)) for one in universe}
+
+
+def member_text(config: Config, member: Member) -> str:
+    """Return the sentence that describes a member to the model: its own, the config's, or the built-in one."""
+    return member.text or config.inputs.market_text or market_text(_described(member))
+
+
+def _described(member: Member) -> str:
+    """Return by which name the built-in sentence describes a member: its prices' where those are built in."""
+    built_in = member.prices in builtin.BUILT_IN or member.prices in PLANTED
+    return member.prices if built_in else member.symbol
+
+
+def window_of(
+    config: Config, readers: Readers, *, text: str = "", headlines_a_day: int | None = None, rescore: bool = False
+) -> Window:
     """Return an empty window of the config's market, laid as the config says.
 
-    headlines_a_day: in place of the config's.   rescore: leave out the scores that the source gave.
+    text: what describes the market to the model, in place of the config's.   headlines_a_day: likewise.
+    rescore: leave out the scores that the source gave.
     """
     inputs = config.inputs
     return Window(
         Calendar(inputs.decide_minutes),
         readers.texts,
         readers.scorer,
-        market_text=inputs.market_text or market_text(config.run.market),
+        market_text=text or inputs.market_text or market_text(config.run.market),
         headlines_a_day=inputs.headlines_a_day if headlines_a_day is None else headlines_a_day,
         prefer=inputs.prefer,
         levels=inputs.market_features == "levels",

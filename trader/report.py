@@ -17,6 +17,7 @@ from trader.events import Signal
 if TYPE_CHECKING:
     from trader.metrics import Metric
     from trader.outcome import Outcome
+    from trader.universe_contents import Contents
 
 WIDTH = 100
 DASH = "–"
@@ -198,6 +199,25 @@ def plain_table(names: Sequence[str], rows: Sequence[Sequence[object]], right: S
     for row in rows:
         table.add_row(*(Text(str(cell) if cell is not None else DASH) for cell in row))
     return table
+
+
+def universe_table(rows: Sequence[Contents]) -> Table:
+    """Return what is held for each symbol of a universe, one a row."""
+    cells = [
+        (
+            row.symbol,
+            f"{row.bars:,}",
+            row.first,
+            row.last,
+            row.gaps,
+            f"{row.headlines:,}",
+            row.news_sessions,
+            row.outside,
+        )
+        for row in rows
+    ]
+    names = ("symbol", "bars", "first", "last", "gaps", "headlines", "sessions\nwith news", "outside\nits bars")
+    return plain_table(names, cells, right=(1, 4, 5, 6, 7))
 
 
 def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:

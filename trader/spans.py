@@ -60,7 +60,7 @@ def find_span(
             do="choose other days or import more prices",
         )
     last = min(last, held.last)
-    sessions = _in_time(store, calendar, symbol, held.first, last, bars_known or {})
+    sessions = sessions_in_time(store, calendar, symbol, held.first, last, bars_known or {})
     start = bisect_left(sessions, first)
     if start == len(sessions):
         raise NoData(f"no bars of {symbol} in these days", got=f"{first}..{last}", do="choose other days")
@@ -72,7 +72,7 @@ def find_span(
             do="choose other days or another --news; `python -m trader news list` shows the spans",
         )
     end = sessions[-1] if bars_known is None else last
-    return Span(_pump(config, sessions, start, lookback), sessions[start], end)
+    return Span(pump_of(config, sessions, start, lookback), sessions[start], end)
 
 
 def no_such_market(symbol: str, known: Iterable[str]) -> NoData:
@@ -103,11 +103,11 @@ def history_of(store: MarketStore, calendar: Calendar, config: Config, session: 
     if held is None or held.first is None or held.first >= session:
         return session
     before = calendar.session(calendar.index(session) - 1)
-    sessions = _in_time(store, calendar, config.run.market, held.first, before, {})
-    return _pump(config, sessions, len(sessions), lookback) if sessions else session
+    sessions = sessions_in_time(store, calendar, config.run.market, held.first, before, {})
+    return pump_of(config, sessions, len(sessions), lookback) if sessions else session
 
 
-def _in_time(
+def sessions_in_time(
     store: MarketStore,
     calendar: Calendar,
     symbol: str,
@@ -115,22 +115,23 @@ def _in_time(
     last: date,
     bars_known: Mapping[date, datetime | None],
 ) -> list[date]:
-    """Return the sessions whose bar was known when they were decided; the others do not count as history."""
+    """Return the sessions whose bar was known when they were decided; the others do not count as history.
+
+    bars_known: of an account, see ``trader.scheduler``; an empty one for anything else.
+    """
     within = calendar.sessions(first, last) if first <= last else []
     if not within:
         return []
-    days = [bar.session for bar in store.as_of(calendar.decide_at(within[-1])).bars(symbol, first, last)]
+    first_known = store.as_of(calendar.decide_at(within[-1])).first_known(symbol, first, last)
 
-    def known(day: date) -> bool:
-        at = calendar.decide_at(day)
-        if day in bars_known:
-            return (closed := bars_known[day]) is not None and closed <= at
-        return store.as_of(at).bar(symbol, day) is not None
+    def known(day: date, at: datetime) -> bool:
+        closed = bars_known.get(day, at)
+        return closed is not None and closed <= calendar.decide_at(day)
 
-    return [day for day in days if known(day)]
+    return [day for day, at in first_known.items() if known(day, at)]
 
 
-def _pump(config: Config, sessions: Sequence[date], start: int, lookback: int) -> date:
+def pump_of(config: Config, sessions: Sequence[date], start: int, lookback: int) -> date:
     """Return the first session to read, for decisions from ``sessions[start]`` on."""
     spec = config.walkforward
     reads = Window.warm_up + max(lookback, config.run.lookback)
@@ -138,13 +139,18 @@ def _pump(config: Config, sessions: Sequence[date], start: int, lookback: int) -
     return sessions[0] if spec.mode == "expanding" else sessions[max(0, start - before)]
 
 
+def least_history(config: Config, lookback: int = 0) -> int:
+    """Return how many sessions must be held for a first fold, those included that warm up its first decision."""
+    kept = config.retrain.kept_back
+    return needed(config.walkforward, kept) + Window.warm_up + max(lookback, config.run.lookback) - 1
+
+
 def too_little(window: Window, config: Config) -> NoData:
     """Return the error of a run whose sessions do not fill a first fold."""
-    least = needed(config.walkforward, config.retrain.kept_back) + Window.warm_up + config.run.lookback
     return NoData(
         "too little history to train a first model",
         where=config.run.market,
         got=f"{len(window)} sessions",
-        expected=f"at least {least}, and a session to trade",
+        expected=f"at least {least_history(config) + 1}, and a session to trade",
         do="take a longer span, or lower [walkforward] train and validation",
     )

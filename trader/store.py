@@ -246,6 +246,29 @@ class View:
         )
         return [_bar(row) for row in rows]
 
+    def bars_of(self, symbols: Sequence[str], session: date, after: datetime | None = None) -> dict[str, Bar]:
+        """Return one session's bars of many symbols, the newest version known of each; a symbol without is left out.
+
+        after: only those whose newest version became known later than this instant.
+        """
+        since = -1 if after is None else to_us(after)
+        rows = self.store._rows(
+            "SELECT symbol, session, max(known_at), open, high, low, close, adj_close, volume FROM bars "
+            f"WHERE symbol IN ({', '.join('?' * len(symbols))}) AND session = ? AND known_at > ? AND known_at <= ? "
+            "GROUP BY symbol",
+            (*symbols, session.isoformat(), since, to_us(self.instant)),
+        )
+        return {row[0]: _bar(row) for row in rows}
+
+    def first_known(self, symbol: str, first: date, last: date) -> dict[date, datetime]:
+        """Return when the first version of each bar of the sessions first..last became known, oldest session first."""
+        rows = self.store._rows(
+            "SELECT session, min(known_at) FROM bars WHERE symbol = ? AND session BETWEEN ? AND ? AND known_at <= ? "
+            "GROUP BY session ORDER BY session",
+            (symbol, first.isoformat(), last.isoformat(), to_us(self.instant)),
+        )
+        return {date.fromisoformat(session): from_us(known_at) for session, known_at in rows}
+
     def news(self, name: str, after: datetime, until: datetime) -> NewsBatch:
         """Return the headlines of a set with after < known_at ≤ min(until, instant).
 

@@ -17,7 +17,7 @@ from typing import Any
 from zlib import crc32
 
 from trader.errors import BadBar, BadFile
-from trader.events import Bar, NewsBatch, NewsRows, Rejected, from_us, to_us
+from trader.events import Bar, NewsRows, Rejected, from_us, to_us
 
 DUPLICATE = "duplicate of an earlier row"
 QUARANTINE_TEXT = 500  # characters kept of a refused row
@@ -263,16 +263,7 @@ def _without_broken_text(piece: NewsRows) -> NewsRows:
 
 def _only(piece: NewsRows, good: list[int]) -> NewsRows:
     """Keep the good rows at these positions."""
-    news = piece.news
-    kept = NewsBatch(
-        published_at=news.published_at[good],
-        known_at=news.known_at[good],
-        headline=[news.headline[at] for at in good],
-        symbols=[news.symbols[at] for at in good],
-        sentiment=news.sentiment[good],
-        item_id=[news.item_id[at] for at in good],
-    )
-    return replace(piece, news=kept, row=piece.row[good])
+    return replace(piece, news=piece.news.take(good), row=piece.row[good])
 
 
 def _item_key(texts: tuple[str, str, str]) -> int:

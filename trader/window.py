@@ -7,12 +7,12 @@ together with that of the next session that has one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 import copy
 from datetime import date, datetime
 import hashlib
 import math
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,18 +138,25 @@ class Window:
 
     def resolve(self, embedded: Progress | None = None, scored: Progress | None = None) -> None:
         """Give every headline its embedding row and, where the source gave none, its sentiment."""
+        resolve_all([self], embedded, scored)
+
+    def _unresolved(self) -> list[str]:
+        """Return the market text and the headlines that have no embedding row yet; none where all have one."""
+        waiting = self.headlines[len(self._rows) :]
+        return [self._market_text, *(text for day in waiting for text in day)] if waiting else []
+
+    def _unscored(self) -> NDArray[np.intp]:
+        """Return which of the headlines of ``_unresolved`` came without a score."""
+        return np.flatnonzero(np.isnan(np.concatenate(self._sentiment[len(self._rows) :])).any(axis=1))
+
+    def _take_numbers(self, rows: NDArray[np.int64], scores: NDArray[np.float32]) -> None:
+        """Take the rows of what ``_unresolved`` gave, and the scores of what ``_unscored`` gave."""
         first = len(self._rows)
-        if first == len(self):
-            return
-        texts = [text for day in self.headlines[first:] for text in day]
-        rows = self._texts.index([self._market_text, *texts], embedded)[1:]
         ends = np.cumsum([len(day) for day in self.headlines[first:]])
-        self._rows.extend(np.split(rows, ends[:-1]))
-        scores = np.concatenate(self._sentiment[first:])
-        bare = np.flatnonzero(np.isnan(scores).any(axis=1))
-        if len(bare):
-            scores[bare] = self._scorer.scores([texts[at] for at in bare], scored)
-        self._sentiment[first:] = np.split(scores, ends[:-1])
+        whole = np.concatenate(self._sentiment[first:])
+        whole[self._unscored()] = scores
+        self._rows.extend(np.split(rows[1:], ends[:-1]))
+        self._sentiment[first:] = np.split(whole, ends[:-1])
 
     def days(self, first: int, stop: int) -> Days:
         """Return positions first … stop−1 as known at the last one's decision: its own label is NaN.
@@ -209,6 +216,31 @@ class Window:
             digest.update("\n".join(self.headlines[at]).encode())
             digest.update(self._sentiment[at].tobytes())
         return digest.hexdigest()
+
+
+def resolve_all(windows: Iterable[Window], embedded: Progress | None = None, scored: Progress | None = None) -> None:
+    """Give the new headlines of many windows their embedding rows and scores, in one pass over the language model.
+
+    The windows share their text cache and scorer, as those of ``trader.parts.windows_of`` do.
+    embedded, scored: told how many of the texts that are new to the cache are done.
+    """
+    waiting = [window for window in windows if window._unresolved()]
+    if not waiting:
+        return
+    texts, scorer = waiting[0]._texts, waiting[0]._scorer
+    assert all(window._texts is texts and window._scorer is scorer for window in waiting), "readers are shared"
+    new = [window._unresolved() for window in waiting]
+    bare = [window._unscored() for window in waiting]
+    rows = texts.index([text for part in new for text in part], embedded)
+    unscored = [part[1 + at] for part, places in zip(new, bare, strict=True) for at in places]
+    scores = scorer.scores(unscored, scored) if unscored else np.empty((0, 3), np.float32)
+    for window, some_rows, some_scores in zip(waiting, _parts(rows, new), _parts(scores, bare), strict=True):
+        window._take_numbers(some_rows, some_scores)
+
+
+def _parts(numbers: NDArray[Any], like: Sequence[Sized]) -> list[NDArray[Any]]:
+    """Cut an array into pieces as long as those of ``like``."""
+    return np.split(numbers, np.cumsum([len(part) for part in like])[:-1])
 
 
 def _capped(headlines: Sequence[str], cap: int, prefer: Sequence[str] = ()) -> list[int]:
