@@ -157,6 +157,16 @@ def test_a_row_of_which_nothing_is_present_gets_the_training_mean_or_zero() -> N
     assert not fitted("zero").fill(v, present).any()
 
 
+def test_a_feature_far_out_is_read_as_so_many_standard_deviations_and_no_more() -> None:
+    model, v, present = fitted("rbm"), rows(30, seed=7), masked(30)[2:3].repeat(30, 1)
+    column, there = int(present[0].nonzero()[0]), ~present
+    filled = []
+    for deviations in (FARTHEST / 4, FARTHEST + 1, 1e6):
+        v[:, column] = model.standard.mean[column] + deviations * model.standard.std[column]
+        filled.append(model.fill(v, present)[there])
+    assert torch.equal(filled[1], filled[2]) and not torch.equal(filled[0], filled[1])
+
+
 @every_completion
 @pytest.mark.parametrize("width", [V, 96])
 def test_a_rows_bits_depend_neither_on_its_neighbours_nor_on_how_many_there_are(kind: str, width: int) -> None:
@@ -295,7 +305,7 @@ def test_no_steps_a_training_that_runs_away_and_settings_without_sense_are_refus
         RbmCompletion(V, CompletionConfig(learning_rate=1e6)).fit(rows(), seed=1)
     for wrong in ({"hidden": ()}, {"hidden": (8, 0)}, {"epochs": 0}, {"learning_rate": 0.0}, {"momentum": 1.0}):
         with pytest.raises(ConfigError, match="completion"):
-            CompletionConfig(**wrong)  # type: ignore[arg-type]
+            CompletionConfig(**wrong)
     with pytest.raises(ConfigError, match="one layer"):
         RbmCompletion(V, STACK)
 
