@@ -50,6 +50,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models.charts",),
     ("models.fitting", "models.finin_network", "models.finin", "models.baselines"),
     ("models.tone", "models.sequences", "models.naf", "models.sentiments", "models.ensemble"),
+    ("models.msmf.boltzmann", "models.msmf.completion"),
     ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
     ("models.joined", "models.same_day_logistic"),
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),

@@ -1,0 +1,1 @@
+"""MSMF: several modalities on several scales, fused for two tasks; one file a module of the paper."""
