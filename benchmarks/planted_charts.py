@@ -252,7 +252,7 @@ def standard_error(markets: int) -> float:
 def rows(part: str) -> Iterator[tuple[str, Callable[[Market], float]]]:
     """Yield each row of a part: its name, and what it measures on a market."""
     if part == "convnet":
-        yield "convnet: pixels", lambda on: convnet(on.pixels, np.zeros((len(on.pixels), 1)), on.up)
+        yield "convnet: pixels alone", lambda on: convnet(on.pixels, np.zeros((len(on.pixels), 1)), on.up)
         yield "convnet: pixels + topic told", lambda on: convnet(on.pixels, on.told, on.up)
         yield "convnet: pixels + words", lambda on: convnet(on.pixels, on.words, on.up)
         return
