@@ -48,8 +48,8 @@ class Dials:
     age: int = 19  # sessions from the mark to the day whose pattern it is
     shadow_bps: float = 150.0  # length of a mark's shadow, ± 30 %, basis points; other shadows have a mean of 20
     topics: int = 6  # K, COUNTS among them
-    topical: int = 3  # headlines a session about one industry: COUNTS, or on the other days any other
-    noise: int = 9  # other headlines in a session
+    topical: int = 6  # headlines a session about one industry: COUNTS, or on the other days any other
+    noise: int = 6  # other headlines in a session
     missing: float = 0.0  # share of sessions whose headlines are all missing
     trace: float = 2.7  # how much higher log volume is on days with the topic, in standard deviations of its noise
     step_bps: float = 60.0  # what the pattern moves the market, basis points
