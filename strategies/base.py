@@ -1,9 +1,10 @@
 """The door to backtrader for every strategy, and what they share: reading a signal and sizing an order.
 
-A strategy is a plain ``bt.Strategy``. It decides on the close of a session, from three lines of its feed:
+A strategy is a plain ``bt.Strategy``. It decides on the close of a session, from these lines of its feed:
     self.data.close[0]    the session's close
     self.data.signal[0]   −1 short, 0 none, +1 long
     self.data.p_up[0]     P(next close is higher), NaN where the forecaster abstained
+    self.data.expected_return[0]  the forecast of next close / close − 1, NaN where there is none
 It needs neither torch nor news nor a database, so it also runs in anybody's own Cerebro script
 (``strategies.signal_data``, ``examples/own_cerebro.py``).
 

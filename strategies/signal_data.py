@@ -24,22 +24,29 @@ from strategies.base import bt
 
 PRICE_COLUMNS = ("open", "high", "low", "close", "volume")
 SIGNAL_COLUMNS = ("signal", "p_up")
+OPTIONAL_COLUMNS = {"expected_return": math.nan}  # and what stands for one that is not there
 
-# (session, open, high, low, close, volume, signal, p_up)
-Row = tuple[date, float, float, float, float, float, float, float]
+# (session, open, high, low, close, volume, signal, p_up, expected_return); the optional ones may be left out.
+Row = (
+    tuple[date, float, float, float, float, float, float, float]
+    | tuple[date, float, float, float, float, float, float, float, float]
+)
 
 
 class SignalData(bt.feed.DataBase):  # type: ignore[misc]
-    """Feed daily bars with the lines ``signal`` (−1, 0, +1) and ``p_up`` (NaN where the forecaster abstained).
+    """Feed daily bars with the lines ``signal`` (−1, 0, +1), ``p_up`` and ``expected_return`` of the next session.
+
+    p_up is NaN where the forecaster abstained, expected_return (a fraction, 0.01 is 1 %) where it gave none.
 
     dataname: a pandas DataFrame, one row a session, oldest first, indexed by day without a zone, with the columns
-        open, high, low, close, volume (in any case: Yahoo's and arch's names do), signal and p_up; or a sequence
-        of ``Row``, which is taken as it is.
+        open, high, low, close, volume (in any case: Yahoo's and arch's names do), signal, p_up and, where the
+        forecaster has one, expected_return; or a sequence of ``Row``, which is taken as it is.
     Raises ValueError for a frame that backtrader would run without a word: a missing column, no rows, a day twice,
-    disorder, a zone, a price that is not a number, a signal that is not −1, 0 or +1, a side without p_up.
+    disorder, a zone, a price that is not a number, a signal that is not −1, 0 or +1, a side or an expected_return
+    without p_up, an expected_return that is infinite.
     """
 
-    lines = SIGNAL_COLUMNS
+    lines = (*SIGNAL_COLUMNS, *OPTIONAL_COLUMNS)
 
     def start(self) -> None:
         """Check the frame and stand before its first row."""
@@ -47,17 +54,21 @@ class SignalData(bt.feed.DataBase):  # type: ignore[misc]
         source = self.p.dataname
         rows = frame_rows(source) if hasattr(source, "columns") else source
         self._rows: Iterator[Row] = iter(rows)
-        names = ("datetime", *PRICE_COLUMNS, *SIGNAL_COLUMNS)
-        self._targets = [getattr(self.lines, name) for name in names]
+        names = ("datetime", *PRICE_COLUMNS, *SIGNAL_COLUMNS, *OPTIONAL_COLUMNS)
+        self._day, *self._targets = [getattr(self.lines, name) for name in names]
+        self._left_out = list(OPTIONAL_COLUMNS.values())
 
     def _load(self) -> bool:
         row = next(self._rows, None)
         if row is None:
             return False
         session, *numbers = row
+        missing = len(self._targets) - len(numbers)
+        if missing:
+            numbers += self._left_out[-missing:]
         # backtrader counts days as date.toordinal() does; a whole day is midnight, which no zone may shift.
-        self._targets[0][0] = float(session.toordinal())
-        for line, number in zip(self._targets[1:], numbers, strict=True):
+        self._day[0] = float(session.toordinal())
+        for line, number in zip(self._targets, numbers, strict=True):
             line[0] = number
         return True
 
@@ -73,7 +84,11 @@ def frame_rows(frame: Any) -> Sequence[Row]:
     if not len(frame):
         raise ValueError("SignalData: the frame has no rows; do the days of prices and signals overlap?")
     days = _days(frame.index)
-    values = [frame[columns[name]].astype(float).tolist() for name in (*PRICE_COLUMNS, *SIGNAL_COLUMNS)]
+    names = (*PRICE_COLUMNS, *SIGNAL_COLUMNS, *OPTIONAL_COLUMNS)
+    values = [
+        frame[columns[name]].astype(float).tolist() if name in columns else [OPTIONAL_COLUMNS[name]] * len(days)
+        for name in names
+    ]
     rows: list[Row] = list(zip(days, *values, strict=True))
     for row in rows:
         _check_row(row)
@@ -93,10 +108,14 @@ def _days(index: Any) -> list[date]:
 
 
 def _check_row(row: Row) -> None:
-    session, *prices, volume, signal, p_up = row
+    session, *prices, volume, signal, p_up, expected = row
     if not all(math.isfinite(price) and price > 0 for price in prices) or not volume >= 0:
         raise ValueError(f"SignalData: {session}: a price is not a positive number, got {(*prices, volume)}")
     if signal not in (-1, 0, 1):
         raise ValueError(f"SignalData: {session}: signal must be -1, 0 or 1, got {signal}; join with how='inner'")
     if signal != 0 if math.isnan(p_up) else not 0 <= p_up <= 1:
         raise ValueError(f"SignalData: {session}: p_up must lie in [0, 1], or be NaN with signal 0; got {p_up}")
+    if math.isinf(expected) or (math.isnan(p_up) and not math.isnan(expected)):
+        raise ValueError(
+            f"SignalData: {session}: expected_return must be a number, or NaN (always where p_up is); got {expected}"
+        )

@@ -511,6 +511,13 @@ def test_a_signal_that_makes_no_sense_is_refused(p_up: float | None, side: int) 
     assert isinstance(refused(bars, [odd]), OrderError)
 
 
+@pytest.mark.parametrize(("p_up", "expected"), [(None, 0.01), (0.6, float("nan")), (0.6, float("inf"))])
+def test_an_expected_return_that_makes_no_sense_is_refused(p_up: float | None, expected: float) -> None:
+    bars = market((100, 100))
+    odd = Signal(session=bars[0].session, symbol="SPX", p_up=p_up, side=0, model_id="test", expected_return=expected)
+    assert "expected" in str(refused(bars, [odd]))
+
+
 def test_words_and_parameters_that_are_not_known_are_named() -> None:
     bars = market((100, 100))
     with pytest.raises(ConfigError, match="unknown execution"):

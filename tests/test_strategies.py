@@ -25,7 +25,11 @@ KNOWN = datetime(2019, 1, 1, tzinfo=timezone.utc)
 
 
 def run(
-    strategy: Any, p_up: Sequence[float | None], closes: Sequence[float] | None = None, **params: object
+    strategy: Any,
+    p_up: Sequence[float | None],
+    closes: Sequence[float] | None = None,
+    expected: Sequence[float | None] | None = None,
+    **params: object,
 ) -> list[SessionRecord]:
     """Trade at the close, without costs, on closes that stay at 100 unless given."""
     closes = closes or [100.0] * len(p_up)
@@ -35,8 +39,15 @@ def run(
         for day, c in zip(days, closes, strict=True)
     ]
     signals = [
-        Signal(session=day, symbol="X", p_up=p, side=0 if p is None else (p > 0.5) - (p < 0.5), model_id="test")
-        for day, p in zip(days, p_up, strict=True)
+        Signal(
+            session=day,
+            symbol="X",
+            p_up=p,
+            side=0 if p is None else (p > 0.5) - (p < 0.5),
+            model_id="test",
+            expected_return=e,
+        )
+        for day, p, e in zip(days, p_up, expected or [None] * len(p_up), strict=True)
     ]
     found: list[SessionRecord] = []
     trade(bars, signals, strategy, params, FREE, "close", on_session=found.append)
@@ -159,6 +170,35 @@ def read(source: Any, strategy: Any = Diary, **flags: bool) -> Any:
     return cerebro.run()[0]
 
 
+class Expecting(bt.Strategy):  # type: ignore[misc]
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def next(self) -> None:
+        self.seen.append(self.data.expected_return[0])
+
+
+@pytest.mark.parametrize("flags", [{}, {"preload": True, "runonce": True}])
+def test_the_feed_carries_the_expected_return_where_the_frame_has_one(flags: dict[str, bool]) -> None:
+    assert read(frame(expected_return=[0.01, math.nan, -0.02]), Expecting, **flags).seen == [
+        0.01,
+        pytest.approx(math.nan, nan_ok=True),
+        -0.02,
+    ]
+    assert all(math.isnan(one) for one in read(frame(), Expecting, **flags).seen)
+
+
+def test_the_broker_s_feed_carries_the_signal_s_expected_return() -> None:
+    seen: list[float] = []
+
+    class Watch(bt.Strategy):  # type: ignore[misc]
+        def next(self) -> None:
+            seen.append(self.data.expected_return[0])
+
+    run(Watch, [0.6, 0.6, None], expected=[0.02, None, None])
+    assert seen[0] == 0.02 and all(math.isnan(one) for one in seen[1:])
+
+
 @pytest.mark.parametrize("flags", [{}, {"preload": True, "runonce": True}, {"preload": True}])
 def test_the_feed_carries_signal_and_probability_beside_the_prices(flags: dict[str, bool]) -> None:
     seen = read(frame(), **flags).seen
@@ -204,6 +244,8 @@ def test_our_strategies_trade_in_a_plain_cerebro_all_in_and_in_fractions() -> No
         (frame(signal=[1, 2, 1]), "got 2"),
         (frame(signal=[1, 1, 1]), "2018-01-02: p_up must lie in"),
         (frame(p_up=[0.6, 0.5, 40.0]), "2018-01-03: p_up must lie in"),
+        (frame(expected_return=[0.1, 0.1, 0.1]), "2018-01-02: expected_return must be a number, or NaN"),
+        (frame(expected_return=[math.inf, math.nan, 0.1]), "2018-01-01: expected_return must be a number"),
     ],
 )
 def test_what_backtrader_would_feed_without_a_word_is_refused(source: pd.DataFrame, words: str) -> None:

@@ -13,6 +13,7 @@ from datetime import date, datetime
 import difflib
 import importlib
 from itertools import pairwise
+import math
 from time import perf_counter
 from typing import Any
 
@@ -412,3 +413,10 @@ def _check_signal(bar: Bar, signal: Signal) -> None:
             raise OrderError("a side without a probability", where=where, got=signal.side, expected="0")
     elif not 0 <= signal.p_up <= 1:
         raise OrderError("p_up is not a probability", where=where, got=signal.p_up)
+    if signal.expected_return is not None:
+        if signal.p_up is None:
+            raise OrderError(
+                "an expected return where the forecaster abstained", where=where, got=signal.expected_return
+            )
+        if not math.isfinite(signal.expected_return):
+            raise OrderError("expected_return is not a number", where=where, got=signal.expected_return)

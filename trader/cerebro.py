@@ -30,7 +30,8 @@ def market_rows(bars: Sequence[Bar], signals: Sequence[Signal]) -> list[Row]:
 def row_of(bar: Bar, signal: Signal) -> Row:
     """Put a bar beside its signal, as SignalData reads them."""
     p_up = math.nan if signal.p_up is None else signal.p_up
-    return (bar.session, bar.open, bar.high, bar.low, bar.close, bar.volume, signal.side, p_up)
+    expected = math.nan if signal.expected_return is None else signal.expected_return
+    return (bar.session, bar.open, bar.high, bar.low, bar.close, bar.volume, signal.side, p_up, expected)
 
 
 def revealed(days: Iterable[Today], broker: AccountBroker) -> Iterator[Row]:

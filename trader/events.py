@@ -253,6 +253,8 @@ class Signal:
     """One session's forecast for one symbol, made only from what was known by its close.
 
     p_up: P(close(d+1) > close(d)), or None where the chain abstained; side: −1 short, 0 none, +1 long.
+    expected_return: the model's forecast of close(d+1)/close(d) − 1, a fraction; None where it gives none, and
+        always where the chain abstained.
     top: the ten headlines of largest weight as (headline, weight), largest first; weights sum to at most 1.
     effective_news: exp of the entropy of the day's weights, a number of headlines (0 without news).
     """
@@ -266,3 +268,4 @@ class Signal:
     news_count: int = 0
     effective_news: float = 0.0
     top: tuple[tuple[str, float], ...] = field(default=())
+    expected_return: float | None = None

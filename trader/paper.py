@@ -271,7 +271,8 @@ class Service:
             why = "abstain", signal.reason  # the model itself could not
         if signal is not None and not why[1] and self._outside.clock.now() >= deadline:
             why = self._late(deadline, "")  # it took too long: its order would fill at an open that is past
-            signal = replace(signal, p_up=None, side=0, reason=why[1], news_count=0, effective_news=0.0, top=())
+            nothing = replace(signal, p_up=None, side=0, expected_return=None, reason=why[1])
+            signal = replace(nothing, news_count=0, effective_news=0.0, top=())
         self._write(_Decided(session, signal, bars, why, latency, model, refused), requests)
         if retrain is not None:
             self._source.on(retrain)

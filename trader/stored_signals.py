@@ -53,7 +53,7 @@ class StoredSignals:
         if model is None or self._first is None or event.session < self._first:
             return None, None
         reason = event.missing or f"run {self._run} has no signal of this session"
-        nothing = replace(model, session=event.session, p_up=None, side=0, reason=reason)
+        nothing = replace(model, session=event.session, p_up=None, side=0, expected_return=None, reason=reason)
         return replace(nothing, news_count=0, effective_news=0.0, top=()), None
 
     def late(self, event: DecisionDue) -> tuple[Signal | None, float | None]:
