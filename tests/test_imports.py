@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # contracts: what flows down the staircase, and what each part promises
     ("trader.errors", "trader.events", "models.base", "strategies.base"),
     # time and settings
-    ("trader.clock", "trader.interrupts", "trader.records", "trader.risk", "trader.config"),
+    ("trader.clock", "trader.interrupts", "trader.records", "trader.risk", "trader.commitments", "trader.config"),
     # sources
     ("feeds.times", "feeds.presets", "feeds.news_text", "feeds.news_tables", "feeds.news_files", "feeds.hub"),
     ("feeds.base", "feeds.entries", "feeds.rss"),
@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
     ("models.joined", "models.same_day_logistic"),
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
-    ("strategies.vol_target",),
+    ("strategies.vol_target", "strategies.buy_each"),
     # what is kept, seen, executed and measured
     ("trader.store_schema", "trader.store_intake", "trader.store", "trader.ledger_schema"),
     ("trader.round_trips", "trader.ledger"),
@@ -54,7 +54,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trader.walkforward",
         "trader.account_broker",
         "trader.cerebro",
+        "trader.stepping",
         "trader.broker",
+        "trader.universe_broker",
         "trader.resampling",
         "trader.metrics",
         "trader.progress",
