@@ -24,7 +24,17 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import backtrader as bt
 
-__all__ = ["STEPS_A_UNIT", "FractionalSizes", "abstained", "bt", "exposure", "hold", "traded_today", "whole_steps"]
+__all__ = [
+    "STEPS_A_UNIT",
+    "FractionalSizes",
+    "abstained",
+    "bt",
+    "exposure",
+    "hold",
+    "refuse_many",
+    "traded_today",
+    "whole_steps",
+]
 
 
 # Sizes are whole multiples of 2⁻²⁰ of a unit, about a millionth, so that sums of them are exact in floating point.
@@ -62,6 +72,17 @@ class FractionalSizes(bt.CommInfoBase):  # type: ignore[misc]
 def abstained(strategy: Any) -> bool:
     """Tell whether there is no forecast for this session; the position is then kept."""
     return math.isnan(strategy.data.p_up[0])
+
+
+def refuse_many(strategy: Any) -> None:
+    """Raise ValueError where a strategy of one symbol is given several feeds: it would trade the first and not say so.
+
+    ``strategies.top_k`` trades many. An equal share for each symbol's own signal would be another strategy, and one
+    whose shares drift past each other's limits where nothing brings them back.
+    """
+    if len(strategy.datas) > 1:
+        name = type(strategy).__name__
+        raise ValueError(f"{name} trades one symbol and was given {len(strategy.datas)}; top_k trades many")
 
 
 def traded_today(strategy: Any, data: Any) -> bool:

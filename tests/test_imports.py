@@ -45,7 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
     ("models.joined", "models.same_day_logistic"),
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
-    ("strategies.vol_target", "strategies.buy_each"),
+    ("strategies.vol_target", "strategies.top_k", "strategies.buy_each"),
     # what is kept, seen, executed and measured
     ("trader.store_schema", "trader.store_intake", "trader.store", "trader.ledger_schema"),
     ("trader.round_trips", "trader.ledger"),
@@ -231,7 +231,14 @@ def test_concrete_models_and_strategies_are_named_in_one_place_alone() -> None:
     concrete = {"models.finin", "models.baselines", "models.text", "models.sentiment", "models.embeddings"}
     concrete |= {"models.naf", "models.sentiments", "models.ensemble", "models.fpt", "models.pen", "models.rules"}
     concrete |= {"models.ridge", "models.same_day_logistic", "models.chat_scores", "feeds.planted"}
-    concrete |= {"strategies.long_only", "strategies.threshold", "strategies.vol_target", "feeds.wire", "feeds.builtin"}
+    concrete |= {
+        "strategies.long_only",
+        "strategies.threshold",
+        "strategies.vol_target",
+        "strategies.top_k",
+        "feeds.wire",
+        "feeds.builtin",
+    }
     known_to = {module.name for module in _rooms() if module.package == "trader" and concrete & set(ours(module))}
     assert known_to == {"trader.parts"}
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from trader.errors import BadBar, ConfigError, OrderError, TimeError
 from trader.events import Bar, Signal
-from trader.records import FLATTEN, Costs, Execution, OrderRecord, SessionRecord, StaleOpen, Today, TradeSummary
+from trader.records import FLATTEN, NO_BAR, Costs, Execution, OrderRecord, SessionRecord, StaleOpen, Today, TradeSummary
 from trader.risk import RiskLimits
 
 OnSession = Callable[[SessionRecord], None]
@@ -153,7 +153,7 @@ class Tally:
             for order in record.orders:
                 if order.status == "refused":
                     self._refused.append(order)
-                elif order.reason and order.reason != FLATTEN:
+                elif order.reason not in ("", FLATTEN, NO_BAR):
                     self._cut.append(order)
         self.fills += len(record.fills)
         self._on_session(record)
