@@ -5,6 +5,7 @@ A strategy is a plain ``bt.Strategy``. It decides on the close of a session, fro
     self.data.signal[0]   −1 short, 0 none, +1 long
     self.data.p_up[0]     P(next close is higher), NaN where the forecaster abstained
     self.data.expected_return[0]  the forecast of next close / close − 1, NaN where there is none
+    self.data.traded[0]   1, or 0 where the symbol has no bar in this session and its close is an older one
 It needs neither torch nor news nor a database, so it also runs in anybody's own Cerebro script
 (``strategies.signal_data``, ``examples/own_cerebro.py``).
 
@@ -23,7 +24,17 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import backtrader as bt
 
-__all__ = ["STEPS_A_UNIT", "FractionalSizes", "abstained", "bt", "exposure", "hold", "whole_steps"]
+__all__ = [
+    "STEPS_A_UNIT",
+    "FractionalSizes",
+    "abstained",
+    "bt",
+    "exposure",
+    "hold",
+    "refuse_many",
+    "traded_today",
+    "whole_steps",
+]
 
 
 # Sizes are whole multiples of 2⁻²⁰ of a unit, about a millionth, so that sums of them are exact in floating point.
@@ -61,6 +72,22 @@ class FractionalSizes(bt.CommInfoBase):  # type: ignore[misc]
 def abstained(strategy: Any) -> bool:
     """Tell whether there is no forecast for this session; the position is then kept."""
     return math.isnan(strategy.data.p_up[0])
+
+
+def refuse_many(strategy: Any) -> None:
+    """Raise ValueError where a strategy of one symbol is given several feeds: it would trade the first and not say so.
+
+    ``strategies.top_k`` trades many. An equal share for each symbol's own signal would be another strategy, and one
+    whose shares drift past each other's limits where nothing brings them back.
+    """
+    if len(strategy.datas) > 1:
+        name = type(strategy).__name__
+        raise ValueError(f"{name} trades one symbol and was given {len(strategy.datas)}; top_k trades many")
+
+
+def traded_today(strategy: Any, data: Any) -> bool:
+    """Tell whether a symbol has a bar in this session, in our broker and in a Cerebro whose feeds lack days alike."""
+    return bool(data.traded[0]) and data.datetime[0] == strategy.datetime[0]
 
 
 def exposure(strategy: Any) -> float:

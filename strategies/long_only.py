@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from strategies.base import abstained, bt, hold
+from strategies.base import abstained, bt, hold, refuse_many
 
 
 class LongOnly(bt.Strategy):  # type: ignore[misc]
@@ -14,6 +14,9 @@ class LongOnly(bt.Strategy):  # type: ignore[misc]
     """
 
     params = (("rebalance", False),)
+
+    def __init__(self) -> None:
+        refuse_many(self)
 
     def next(self) -> None:
         """Decide on this close."""

@@ -24,26 +24,28 @@ from strategies.base import bt
 
 PRICE_COLUMNS = ("open", "high", "low", "close", "volume")
 SIGNAL_COLUMNS = ("signal", "p_up")
-OPTIONAL_COLUMNS = {"expected_return": math.nan}  # and what stands for one that is not there
+OPTIONAL_COLUMNS = {"expected_return": math.nan, "traded": 1.0}  # and what stands for one that is not there
 
-# (session, open, high, low, close, volume, signal, p_up, expected_return); the optional ones may be left out.
+# (session, open, high, low, close, volume, signal, p_up, expected_return, traded); the last two may be left out.
 Row = (
     tuple[date, float, float, float, float, float, float, float]
     | tuple[date, float, float, float, float, float, float, float, float]
+    | tuple[date, float, float, float, float, float, float, float, float, float]
 )
 
 
 class SignalData(bt.feed.DataBase):  # type: ignore[misc]
     """Feed daily bars with the lines ``signal`` (−1, 0, +1), ``p_up`` and ``expected_return`` of the next session.
 
-    p_up is NaN where the forecaster abstained, expected_return (a fraction, 0.01 is 1 %) where it gave none.
+    p_up is NaN where the forecaster abstained, expected_return (a fraction, 0.01 is 1 %) where it gave none. The line
+    ``traded`` is 1, and 0 in a row that only repeats the last close of a symbol without a bar in that session.
 
     dataname: a pandas DataFrame, one row a session, oldest first, indexed by day without a zone, with the columns
         open, high, low, close, volume (in any case: Yahoo's and arch's names do), signal, p_up and, where the
-        forecaster has one, expected_return; or a sequence of ``Row``, which is taken as it is.
+        forecaster has one, expected_return (and traded, 1 by default); or a sequence of ``Row``, taken as it is.
     Raises ValueError for a frame that backtrader would run without a word: a missing column, no rows, a day twice,
     disorder, a zone, a price that is not a number, a signal that is not −1, 0 or +1, a side or an expected_return
-    without p_up, an expected_return that is infinite.
+    without p_up, an expected_return that is infinite, a traded that is not 0 or 1.
     """
 
     lines = (*SIGNAL_COLUMNS, *OPTIONAL_COLUMNS)
@@ -108,7 +110,7 @@ def _days(index: Any) -> list[date]:
 
 
 def _check_row(row: Row) -> None:
-    session, *prices, volume, signal, p_up, expected = row
+    session, *prices, volume, signal, p_up, expected, traded = row
     if not all(math.isfinite(price) and price > 0 for price in prices) or not volume >= 0:
         raise ValueError(f"SignalData: {session}: a price is not a positive number, got {(*prices, volume)}")
     if signal not in (-1, 0, 1):
@@ -119,3 +121,5 @@ def _check_row(row: Row) -> None:
         raise ValueError(
             f"SignalData: {session}: expected_return must be a number, or NaN (always where p_up is); got {expected}"
         )
+    if traded not in (0, 1):
+        raise ValueError(f"SignalData: {session}: traded must be 0 or 1, got {traded}")

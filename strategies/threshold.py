@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from strategies.base import abstained, bt, hold
+from strategies.base import abstained, bt, hold, refuse_many
 
 
 class Threshold(bt.Strategy):  # type: ignore[misc]
@@ -19,6 +19,7 @@ class Threshold(bt.Strategy):  # type: ignore[misc]
     params = (("band", 0.02), ("inside", "flat"), ("rebalance", False))
 
     def __init__(self) -> None:
+        refuse_many(self)
         if not 0 <= self.p.band < 0.5:
             raise ValueError(f"Threshold: band must lie in [0, 0.5), got {self.p.band!r}")
         if self.p.inside not in ("flat", "keep"):

@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # contracts: what flows down the staircase, and what each part promises
     ("trader.errors", "trader.events", "models.base", "strategies.base"),
     # time and settings
-    ("trader.clock", "trader.interrupts", "trader.records", "trader.risk", "trader.config"),
+    ("trader.clock", "trader.interrupts", "trader.records", "trader.risk", "trader.commitments", "trader.config"),
     # sources
     ("feeds.times", "feeds.presets", "feeds.news_text", "feeds.news_tables", "feeds.news_files", "feeds.hub"),
     ("feeds.base", "feeds.entries", "feeds.rss"),
@@ -55,7 +55,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
     ("models.joined", "models.same_day_logistic"),
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
-    ("strategies.vol_target",),
+    ("strategies.vol_target", "strategies.top_k", "strategies.buy_each"),
     # what is kept, seen, executed and measured
     ("trader.universe",),
     ("trader.store_schema", "trader.store_intake", "trader.store", "trader.ledger_schema"),
@@ -65,7 +65,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trader.walkforward",
         "trader.account_broker",
         "trader.cerebro",
+        "trader.stepping",
         "trader.broker",
+        "trader.universe_broker",
         "trader.resampling",
         "trader.metrics",
         "trader.progress",
@@ -244,9 +246,9 @@ def test_models_strategies_and_feeds_know_only_what_they_may() -> None:
 def test_concrete_models_and_strategies_are_named_in_one_place_alone() -> None:
     concrete = {"models.finin", "models.baselines", "models.text", "models.sentiment", "models.embeddings"}
     concrete |= {"models.naf", "models.sentiments", "models.ensemble", "models.fpt", "models.pen", "models.rules"}
-    concrete |= {"models.ridge", "models.same_day_logistic", "models.chat_scores"}
-    concrete |= {"feeds.planted", "feeds.planted_charts"}
-    concrete |= {"strategies.long_only", "strategies.threshold", "strategies.vol_target", "feeds.wire", "feeds.builtin"}
+    concrete |= {"models.ridge", "models.same_day_logistic", "models.chat_scores", "models.msmf.model"}
+    concrete |= {"feeds.planted", "feeds.planted_charts", "feeds.wire", "feeds.builtin"}
+    concrete |= {f"strategies.{name}" for name in ("long_only", "threshold", "vol_target", "top_k")}
     known_to = {module.name for module in _rooms() if module.package == "trader" and concrete & set(ours(module))}
     assert known_to == {"trader.parts"}
 

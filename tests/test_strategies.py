@@ -245,6 +245,7 @@ def test_our_strategies_trade_in_a_plain_cerebro_all_in_and_in_fractions() -> No
         (frame(signal=[1, 1, 1]), "2018-01-02: p_up must lie in"),
         (frame(p_up=[0.6, 0.5, 40.0]), "2018-01-03: p_up must lie in"),
         (frame(expected_return=[0.1, 0.1, 0.1]), "2018-01-02: expected_return must be a number, or NaN"),
+        (frame(traded=[1, 2, 1]), "2018-01-02: traded must be 0 or 1, got 2"),
         (frame(expected_return=[math.inf, math.nan, 0.1]), "2018-01-01: expected_return must be a number"),
     ],
 )

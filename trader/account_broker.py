@@ -6,17 +6,17 @@ and fills old orders, the owner's control and the limits set the state, the stra
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import date
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 import math
 from typing import Any
 
 from strategies.base import FractionalSizes, bt, whole_steps
+from trader.commitments import Commitments
 from trader.errors import OrderError
-from trader.events import Bar, Signal
-from trader.records import FLATTEN, Control, Costs, Execution, FillRecord, OrderRecord, StaleOpen
-from trader.risk import Guard, RiskLimits, Standing, Verdict
+from trader.events import Bar
+from trader.records import FLATTEN, NO_BAR, Costs, Execution, FillRecord, Holding, OrderRecord, StaleOpen, Today
+from trader.risk import Guard, RiskLimits, Verdict
 
 # backtrader's own check compares an order with cash · leverage, and ends it in Margin without a word: with leverage
 # 1 on any gap up, with 2 on a flip from short to long through a gap of a third. Here the margin is ours to mind,
@@ -27,14 +27,14 @@ REFUSALS = (bt.Order.Margin, bt.Order.Rejected, bt.Order.Partial)  # partial: on
 ENDINGS = {bt.Order.Completed: "completed", bt.Order.Canceled: "cancelled", bt.Order.Expired: "expired"}
 
 
-@dataclass(frozen=True, slots=True)
-class Today:
-    """The session at hand. last: whether the run is known to end with it."""
+class _Positions(dict[Any, Any]):
+    """Positions by feed. One of a symbol without a price yet is not kept: nothing times NaN would be the value."""
 
-    bar: Bar
-    signal: Signal
-    control: Control
-    last: bool = False
+    def __missing__(self, data: Any) -> Any:
+        position = bt.position.Position()
+        if len(data) and data.close[0] == data.close[0]:
+            self[data] = position
+        return position
 
 
 class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
@@ -44,6 +44,9 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
     ``stale_open`` says whether to take it anyhow ("open") or that session's close ("next_close").
     next_close: at the next session's close.  close: at the close of the decision, dated to that session.
     Limit and stop orders of a user's strategy fill as backtrader fills them, from the next session on.
+    A symbol without a bar in a session takes no order and fills none in it. A market order that was meant for that
+    session is cancelled (its decision is stale by the next one; but for the broker's own, which waits), limits and
+    stops wait, and a position is valued at the last close.
     """
 
     def __init__(
@@ -52,12 +55,14 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         execution: Execution,
         stale_open: StaleOpen,
         risk: RiskLimits,
-        symbol: str,
+        symbols: Sequence[str],
     ) -> None:
         super().__init__()
-        self._costs, self._execution, self._stale_open, self._symbol = costs, execution, stale_open, symbol
+        self._costs, self._execution, self._stale_open, self._symbols = costs, execution, stale_open, symbols
         self.guard = Guard(risk, costs.cash, whole_steps)
-        self.today: Today  # set by whoever reveals the bar, before anything here is called
+        self.today: Today  # revealed before anything here is called
+        self.last_bars: dict[str, Bar] = {}  # by symbol, today's included
+        self._commitments: Commitments | None = None  # of this session, once an order asks; None after a change
         self.p.cash = costs.cash
         self.p.checksubmit = False  # its check at submission knows leverage only; ours stands in _judge
         self._slip = costs.slippage_bps / 1e4
@@ -77,17 +82,30 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         """Whether a bar has been seen; before that the strategy is still being built."""
         return not math.isnan(self._day)
 
+    def init(self) -> None:
+        """Begin anew, with no position."""
+        super().init()
+        self.positions = _Positions()
+
+    def reveal(self, today: Today) -> None:
+        """Be told what session it is."""
+        self.today = today
+        self.last_bars.update(today.bars)
+
     # Night and fills: called by cerebro before the strategy.
 
     def next(self) -> None:
         """Charge the days since the last session, fill the orders that were waiting, then hear the account's owner."""
-        data = self.cerebro.datas[0]
+        data = self.cerebro.datas[0]  # all have a row for every session
         if self.started:
             years = (data.datetime[0] - self._day) / 365.0
             self.borrow = self._short_value * years * self._costs.borrow_bps_a_year / 1e4
             self.interest = self._idle_cash * years * self._costs.cash_rate
             self.cash += self.interest - self.borrow
         self._day = data.datetime[0]
+        self._commitments = None
+        if len(self.today.bars) < len(self._symbols):
+            self._cancel_without_bar()
         super().next()
         self._check_solvent()
         self._set_state()
@@ -99,17 +117,41 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         if guard.state != "HALTED":
             return
         for order in list(self.pending):
-            self._open[order.ref] = replace(self._open[order.ref], reason=f"HALTED: {guard.reason}")
-            self.cancel(order)
-        position = self.positions[self.cerebro.datas[0]].size
-        if control.flatten and position:
-            # On its way past every limit: it only closes, and the state that forbids orders is its own.
-            record = self._record(-position, "open at end", FLATTEN)
+            if self._open[order.ref].reason != FLATTEN:  # which waits where its symbol has had no bar
+                self._open[order.ref] = replace(self._open[order.ref], reason=f"HALTED: {guard.reason}")
+                self.cancel(order)
+        if control.flatten:
+            closing = {order.data._name: order.size for order in self.pending}
+            for data in self.cerebro.datas:
+                self._flatten(data, self.positions[data].size + closing.get(data._name, 0))
+
+    def _flatten(self, data: Any, position: float) -> None:
+        """Close a position on a way past every limit: it only closes, and the state that forbids orders is its own."""
+        if position:
+            record = self._record(data, -position, "open at end", FLATTEN)
             submit = super().sell if position > 0 else super().buy
-            order = submit(self.cerebro.runningstrats[0], self.cerebro.datas[0], abs(position))
+            order = submit(self.cerebro.runningstrats[0], data, abs(position))
             self._open[order.ref] = record
 
+    def _cancel_without_bar(self) -> None:
+        for order in list(self.pending):
+            record = self._open[order.ref]
+            at_once = order.exectype in (bt.Order.Market, bt.Order.Close) and record.reason != FLATTEN
+            if at_once and not self._has_bar(order.data):
+                self._open[order.ref] = replace(record, reason=NO_BAR)
+                self.cancel(order)
+
+    def _has_bar(self, data: Any) -> bool:
+        return data._name in self.today.bars
+
+    def cancel(self, order: Any, bracket: bool = False) -> Any:
+        """Cancel an order that waits; tell whether it did."""
+        self._commitments = None
+        return super().cancel(order, bracket)
+
     def _try_exec(self, order: Any) -> None:
+        if not self._has_bar(order.data):
+            return
         self._reference = None
         super()._try_exec(order)
 
@@ -129,6 +171,19 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         # Not capped by the day's range, as backtrader's slippage is: on an index the open is often the day's low.
         self._execute(order, ago=0, price=reference * (1 + self._slip if order.isbuy() else 1 - self._slip))
 
+    def _execute(self, order: Any, ago: int | None = None, price: float | None = None, *args: Any, **how: Any) -> None:
+        # backtrader refuses what would leave its cash below nothing, and counts a long position's gain as no cash:
+        # with many symbols the losses of one may so forbid a trade that the gains of another pay for. What is lent
+        # for the moment of the trade keeps it quiet; an account with nothing left stops the run all the same.
+        lent = 0.0
+        if len(self._symbols) > 1 and price is not None:
+            position = self.positions[order.data]
+            needed = abs(order.executed.remsize) * price + abs(position.size) * position.price
+            lent = max(0.0, needed - self.cash)
+        self.cash += lent
+        super()._execute(order, ago, price, *args, **how)
+        self.cash -= lent
+
     def _slip_up(self, pmax: float, price: float, doslip: bool = True, lim: bool = False) -> Any:
         self._reference = price
         return super()._slip_up(pmax, price, doslip, lim)
@@ -143,7 +198,7 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         if status in REFUSALS:
             raise OrderError(
                 "backtrader refused an order",
-                where=self._where(),
+                where=self._where(order.data),
                 got=f"{order.getstatusname()} for {order.size:g} units at an equity of {self._value:,.2f}",
                 do="lower the exposure or the costs",
             )
@@ -160,9 +215,9 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         reference = done.price if self._reference is None else self._reference
         self.fills.append(
             FillRecord(
-                session=self._session(),
+                session=self.today.session,
                 order_ref=ref,
-                symbol=self._symbol,
+                symbol=order.data._name,
                 size=done.size,
                 price=done.price,
                 reference_price=reference,
@@ -184,12 +239,12 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
     def _send(self, submit: Callable[..., Any], size: float, owner: Any, data: Any, args: Any, kwargs: Any) -> Any:
         if not abs(size) <= LARGEST_SIZE:
             raise OrderError(
-                "an order of no size", where=self._where(), got=size, expected=f"up to {LARGEST_SIZE} units"
+                "an order of no size", where=self._where(data), got=size, expected=f"up to {LARGEST_SIZE} units"
             )
         if kwargs.get("parent") is not None or not kwargs.get("transmit", True):
             raise OrderError(
                 "a bracket order",
-                where=self._where(),
+                where=self._where(data),
                 do="send its orders one by one: a limit may cut the first, and the others would not follow",
             )
         size = whole_steps(size)
@@ -198,35 +253,49 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         if not verdict.size and not reason:
             reason = "nothing left of it: sizes are whole multiples of a millionth of a unit"
         status = "refused" if verdict.refused else "cut" if reason else "open at end"
-        record = self._record(verdict.size, status, reason)
+        record = self._record(data, verdict.size, status, reason)
         if verdict.refused or not verdict.size:
             self.ended.append(record)
             return None
         # backtrader announces an order from within submit, when it is only accepted; it cannot end there.
         order = submit(owner, data, abs(verdict.size), *args, **kwargs)
         self._open[order.ref] = record
+        if self._commitments is not None:
+            self._wait(self._commitments, order)
         return order
 
-    def _record(self, size: float, status: str, reason: str) -> OrderRecord:
+    def _record(self, data: Any, size: float, status: str, reason: str) -> OrderRecord:
         """Return the record of one more order, decided now."""
         self._sent += 1
         return OrderRecord(
-            session=self._session(), ref=self._sent, symbol=self._symbol, size=size, status=status, reason=reason
+            session=self.today.session, ref=self._sent, symbol=data._name, size=size, status=status, reason=reason
         )
 
     def _judge(self, data: Any, size: float) -> Verdict:
         """Return what abstention, state and limits leave of ``size`` at this close, open orders counted."""
-        signal = self.today.signal
-        if signal.p_up is None:
-            return Verdict(size, signal.reason or "no forecast", refused=True)
-        before, waiting, close = self.positions[data].size, 0.0, data.close[0]
+        signal = self.today.signals.get(data._name)
+        if not self._has_bar(data):
+            return Verdict(size, NO_BAR, refused=True)
+        if signal is None or signal.p_up is None:
+            return Verdict(size, (signal and signal.reason) or "no forecast", refused=True)
+        if self._commitments is None:
+            self._commitments = self._committed()
+        return self.guard.judge(size, self._commitments.standing(data._name, size, data.close[0], self._value))
+
+    def _committed(self) -> Commitments:
+        """Write down what is held and what waits at this close."""
+        made = Commitments(traded=sum(abs(fill.size) * fill.price for fill in self.fills))
+        for data, position in self.positions.items():
+            if position.size:
+                made.hold(data._name, position.size, data.close[0])
         for order in self.pending:
-            waiting += abs(order.size) * close
-            if order.exectype == bt.Order.Market or (order.size > 0) == (size > 0):
-                before += order.size
-        traded = sum(abs(fill.size) * fill.price for fill in self.fills)
-        standing = Standing(before=before, close=close, equity=self._value, traded=traded, waiting=waiting)
-        return self.guard.judge(size, standing)
+            self._wait(made, order)
+        return made
+
+    def _wait(self, made: Commitments, order: Any) -> None:
+        data = order.data
+        sure = order.exectype == bt.Order.Market and self._has_bar(data)
+        made.wait(data._name, order.size, data.close[0], sure)
 
     def get_cash(self) -> float:
         """Return equity − position value; backtrader's figure has the leverage in it."""
@@ -238,18 +307,28 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
 
     def close_session(self) -> None:
         """Fill market orders at this close where the execution says so, and note what the night will cost."""
-        data = self.cerebro.datas[0]
         if self._execution == "close":
             for order in [order for order in self.pending if order.exectype == bt.Order.Market]:
-                self.pending.remove(order)
-                self._fill(order, data.close[0])
+                if self._has_bar(order.data):
+                    self.pending.remove(order)
+                    self._fill(order, order.data.close[0])
             self._get_value()
             self._check_solvent()
         self.guard.close(self._value, sum(abs(fill.size) * fill.price for fill in self.fills))
-        value = self.positions[data].size * data.close[0]
-        self._short_value = max(0.0, -value)
-        self._idle_cash = max(0.0, self._value - abs(value))
+        values = [position.size * data.close[0] for data, position in self.positions.items() if position.size]
+        self._short_value = math.fsum(-value for value in values if value < 0)
+        self._idle_cash = max(0.0, self._value - math.fsum(map(abs, values)))
         self._forget()
+
+    def holdings(self) -> tuple[Holding, ...]:
+        """Return every position, in the order of the symbols."""
+        found = []
+        for data in self.cerebro.datas:
+            size, price = self.positions[data].size, data.close[0]
+            if size:
+                priced = self.last_bars[data._name].session
+                found.append(Holding(symbol=data._name, size=size, price=price, value=size * price, priced=priced))
+        return tuple(found)
 
     def _forget(self) -> None:
         """Let go of orders and trades that have ended: backtrader keeps each for ever, and accounts run for years."""
@@ -277,8 +356,6 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
                 do="use a strategy that keeps its exposure down; backtrader would trade on",
             )
 
-    def _session(self) -> date:
-        return self.today.bar.session
-
-    def _where(self) -> str:
-        return f"{self._symbol} {self._session()}"
+    def _where(self, data: Any = None) -> str:
+        one = self._symbols[0] if len(self._symbols) == 1 else f"{len(self._symbols)} symbols"
+        return f"{one if data is None else data._name} {self.today.session}"

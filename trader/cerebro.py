@@ -1,13 +1,15 @@
 """backtrader as this project runs it: its feed, its loop, its recorder, and the loop one session at a time.
 
-Only ``trader.broker`` uses this room. A session goes: cerebro reveals the bar, the broker charges what the night
-cost and fills old orders, the strategy decides, the recorder closes the session and hands out its record.
+Only ``trader.stepping`` and ``trader.broker`` use this room. A session goes: cerebro reveals the bars, the broker
+charges what the night cost and fills old orders, the strategy decides, the recorder closes the session and hands out
+its record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 import math
 from threading import Lock, Thread
 from typing import Any
@@ -15,11 +17,11 @@ import warnings
 
 from strategies.base import bt
 from strategies.signal_data import Row, SignalData
-from trader.account_broker import AccountBroker, Today
+from trader.account_broker import AccountBroker
 from trader.events import Bar, Signal
-from trader.records import SessionRecord
+from trader.records import SessionRecord, Today
 
-__all__ = ["AccountBroker", "Handoff", "Recorder", "Today", "deaf", "market_rows", "new_cerebro", "revealed"]
+__all__ = ["AccountBroker", "Handoff", "Recorder", "deaf", "market_rows", "new_cerebro", "revealed"]
 
 
 def market_rows(bars: Sequence[Bar], signals: Sequence[Signal]) -> list[Row]:
@@ -27,24 +29,57 @@ def market_rows(bars: Sequence[Bar], signals: Sequence[Signal]) -> list[Row]:
     return [row_of(bar, signal) for bar, signal in zip(bars, signals, strict=True)]
 
 
-def row_of(bar: Bar, signal: Signal) -> Row:
-    """Put a bar beside its signal, as SignalData reads them."""
-    p_up = math.nan if signal.p_up is None else signal.p_up
-    expected = math.nan if signal.expected_return is None else signal.expected_return
-    return (bar.session, bar.open, bar.high, bar.low, bar.close, bar.volume, signal.side, p_up, expected)
+def row_of(bar: Bar, signal: Signal | None) -> Row:
+    """Put a bar beside its signal, as SignalData reads them; None is a signal that abstains."""
+    side, p_up, expected = 0, math.nan, math.nan
+    if signal is not None and signal.p_up is not None:
+        side, p_up = signal.side, signal.p_up
+        expected = math.nan if signal.expected_return is None else signal.expected_return
+    return (bar.session, bar.open, bar.high, bar.low, bar.close, bar.volume, side, p_up, expected, 1)
 
 
-def revealed(days: Iterable[Today], broker: AccountBroker) -> Iterator[Row]:
-    """Yield the row of each day when cerebro asks for it, and tell the broker what day it is."""
+def row_without(session: date, close: float) -> Row:
+    """Return the row of a symbol that has no bar in a session: its last close, NaN before its first; no forecast."""
+    return (session, close, close, close, close, 0.0, 0, math.nan, math.nan, 0)
+
+
+def revealed(days: Iterable[Today], broker: AccountBroker, symbols: Sequence[str]) -> dict[str, Iterator[Row]]:
+    """Return the rows of each symbol, one a day for all of them; the broker is told the day with the first's.
+
+    backtrader lets a strategy decide only when every feed has a row (a symbol listed in the tenth year would keep it
+    still for ten), so each has one for every session, whether it has a bar or not. Cerebro draws feeds in their order.
+    """
+    first, *others = symbols
+    return {first: _leading(days, broker, first), **{one: _following(broker, one) for one in others}}
+
+
+def _leading(days: Iterable[Today], broker: AccountBroker, symbol: str) -> Iterator[Row]:
     for day in days:
-        broker.today = day
-        yield row_of(day.bar, day.signal)
+        broker.reveal(day)
+        yield _row(broker, symbol)
 
 
-def new_cerebro(rows: Iterable[Row], strategy: type[Any], params: Mapping[str, object]) -> Any:
-    """Return a Cerebro that draws one session at a time; with preload it would drain the feed ahead of next()."""
+def _following(broker: AccountBroker, symbol: str) -> Iterator[Row]:
+    seen = None
+    while broker.today is not seen:
+        seen = broker.today
+        yield _row(broker, symbol)
+
+
+def _row(broker: AccountBroker, symbol: str) -> Row:
+    today = broker.today
+    bar = today.bars.get(symbol)
+    if bar is not None:
+        return row_of(bar, today.signals.get(symbol))
+    before = broker.last_bars.get(symbol)
+    return row_without(today.session, math.nan if before is None else before.close)
+
+
+def new_cerebro(feeds: Mapping[str, Iterable[Row]], strategy: type[Any], params: Mapping[str, object]) -> Any:
+    """Return a Cerebro that draws one session at a time; with preload it would drain the feeds ahead of next()."""
     cerebro = bt.Cerebro(preload=False, runonce=False, stdstats=False)
-    cerebro.adddata(SignalData(dataname=rows))
+    for symbol, rows in feeds.items():
+        cerebro.adddata(SignalData(dataname=rows), name=symbol)
     cerebro.addstrategy(strategy, **params)
     return cerebro
 
@@ -60,9 +95,9 @@ def deaf() -> Iterator[None]:
 class Recorder(bt.Analyzer):  # type: ignore[misc]
     """Close each session after the strategy's decision and hand out its SessionRecord."""
 
-    def __init__(self, on_session: Callable[[SessionRecord], None]) -> None:
+    def __init__(self, on_session: Callable[[SessionRecord], None], universe: bool = False) -> None:
         super().__init__()
-        self._on_session = on_session
+        self._on_session, self._universe = on_session, universe
 
     def next(self) -> None:
         """Report one session; also called while a strategy's indicators are still filling."""
@@ -72,14 +107,20 @@ class Recorder(bt.Analyzer):  # type: ignore[misc]
         waiting = broker.waiting()
         if today.last:
             broker.ended.extend(waiting)
-        position, equity = broker.positions[data].size, broker.getvalue()
-        value = position * data.close[0]
-        fills, orders = tuple(broker.fills), tuple(broker.ended)
+        equity, fills, orders = broker.getvalue(), tuple(broker.fills), tuple(broker.ended)
+        if self._universe:
+            holdings, signal, position = broker.holdings(), None, 0.0
+            value = math.fsum(one.value for one in holdings)
+            gross = math.fsum(abs(one.value) for one in holdings)
+        else:
+            holdings, signal, position = (), today.signals[data._name], broker.positions[data].size
+            value = position * data.close[0]
+            gross = abs(value)
         self._on_session(
             SessionRecord(
-                session=today.signal.session,
-                signal=today.signal.side,
-                p_up=today.signal.p_up,
+                session=today.session,
+                signal=0 if signal is None else signal.side,
+                p_up=None if signal is None else signal.p_up,
                 equity=equity,
                 cash=equity - value,
                 position=position,
@@ -93,6 +134,8 @@ class Recorder(bt.Analyzer):  # type: ignore[misc]
                 open=waiting,
                 state=broker.guard.state,
                 state_reason=broker.guard.reason,
+                gross=gross / equity,
+                holdings=holdings,
             )
         )
         broker.fills.clear()

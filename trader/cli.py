@@ -92,7 +92,9 @@ def _add_backtest(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     parser.add_argument("--news", metavar="NAME", help="wire, or a news set you imported")
     parser.add_argument("--model", metavar="NAME", help="finin, logistic, boosting, or package.module:Class")
     parser.add_argument(
-        "--strategy", metavar="NAME", help="long_short, long_only, threshold, vol_target, or package.module:Class"
+        "--strategy",
+        metavar="NAME",
+        help="long_short, long_only, threshold, vol_target, top_k, or package.module:Class",
     )
     parser.add_argument("--lookback", type=int, metavar="N", help="sessions of input")
     parser.add_argument("--execution", metavar="WHEN", help="next_open, next_close or close")

@@ -60,6 +60,7 @@ STRATEGIES = {
     "long_only": "strategies.long_only:LongOnly",
     "threshold": "strategies.threshold:Threshold",
     "vol_target": "strategies.vol_target:VolTarget",
+    "top_k": "strategies.top_k:TopK",
 }
 
 

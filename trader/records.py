@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 import math
 from typing import Literal
 
 from trader.errors import ConfigError
+from trader.events import Bar, Signal
 
 Execution = Literal["next_open", "next_close", "close"]
 StaleOpen = Literal["next_close", "open"]
@@ -37,7 +39,24 @@ class Control:
 
 
 NO_CONTROL = Control()
+
+
+@dataclass(frozen=True, slots=True)
+class Today:
+    """The session at hand, as it is revealed to the broker.
+
+    bars, signals: by symbol; a symbol may lack its bar, its signal or both.   last: whether the run ends with it.
+    """
+
+    session: date
+    bars: Mapping[str, Bar]
+    signals: Mapping[str, Signal]
+    control: Control = NO_CONTROL
+    last: bool = False
+
+
 FLATTEN = "flatten"  # the reason of an order of the broker's own
+NO_BAR = "no bar in this session"  # the reason of one that could not be sent, or filled, for want of a bar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +111,9 @@ class OrderRecord:
 
     size: units as sent, negative for a sale; 0 where a limit left nothing to send; where it was refused, as wanted.
     status: "completed"; "cut" (completed, or dropped, at a smaller size than the strategy wanted); "refused" (never
-    sent); "cancelled" (by the strategy, or because the account was halted) or "expired"; "open at end" (it waits: at
-    the end of a run for ever).
-    reason: why it was cut, refused or cancelled by a halt; "flatten" for the broker's own; else empty.
+    sent); "cancelled" (by the strategy, because the account was halted, or because its symbol had no bar in the
+    session it was meant for) or "expired"; "open at end" (it waits: at the end of a run for ever).
+    reason: why it was cut, refused or cancelled by the broker; "flatten" for the broker's own; else empty.
     """
 
     session: date
@@ -106,12 +125,31 @@ class OrderRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """One symbol's position at the end of a session, in an account that trades many.
+
+    size: units, negative if short, never 0.   price: the close that values it.   value: size · price.
+    priced: the session of that close. It lies before the record's own where the symbol has no bar in that one: a gap,
+    or a symbol that does not come back and is held at its last close.
+    """
+
+    symbol: str
+    size: float
+    price: float
+    value: float
+    priced: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRecord:
     """One session of the account, after its close and, with execution "close", after the fills at that close.
 
     signal, p_up: this session's side and probability (None where the forecaster abstained).
     equity: net of all costs, at the close.   cash: equity − position value.   position: units, negative if short.
-    exposure: position value / equity.
+    exposure: position value / equity.   gross: |position value| / equity.
+    Of an account of many symbols (``trade_universe``): ``holdings`` has each position, in the order of the symbols;
+    cash, exposure and gross are of their sums (exposure is long less short, gross long plus short), and the three
+    fields that are one symbol's own, signal, p_up and position, are 0, None and 0. Empty for an account of one.
     commission, slippage, borrow: paid this session, ≥ 0.   interest: earned this session by idle cash.
     orders: those that came to their end in this session, decided now or before.   fills: of this session.
     open: the orders that wait at the end of this session, oldest first; a run's last record has them in ``orders`` too.
@@ -134,6 +172,8 @@ class SessionRecord:
     open: tuple[OrderRecord, ...] = ()
     state: State = "ACTIVE"
     state_reason: str = ""
+    gross: float = 0.0
+    holdings: tuple[Holding, ...] = ()
 
 
 def idle(before: SessionRecord, session: date) -> SessionRecord:
@@ -193,7 +233,8 @@ class Fact:
 class TradeSummary:
     """What a run has to say of itself.
 
-    stale_opens: on how many sessions the open equals the previous close exactly: it was not a price.
+    stale_opens: on how many sessions the open equals the previous close exactly: it was not a price. Of many symbols:
+        how many bars of theirs.
     optimistic: whether orders got the very close they were decided on.
     orders, fills: how many.   cut: the orders cut to a limit, with the reason of each.
     refused: those refused by a state, an abstention or a limit that cannot be told.

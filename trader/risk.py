@@ -23,7 +23,8 @@ SLACK = 1 + 1e-9  # for a size that was itself computed from the limit
 class RiskLimits:
     """The section ``[risk]``; 0 means no limit, except for max_gross_exposure. Shares are fractions: 0.05 is 5 %.
 
-    max_gross_exposure: |position value| over equity at the decision; what the market does afterwards may pass it.
+    max_gross_exposure: |position value| over equity at the decision, of many symbols the sum; what the market does
+        afterwards may pass it.
     max_order: value of one order over equity; a flip from +1 to −1 is an order of 2.
     max_daily_loss: of the previous session's equity; beyond it only what brings the position down is sent.
     max_drawdown: of the highest equity since the start or the last resume; beyond it the account is halted.
@@ -69,6 +70,7 @@ class Standing:
 
     close: the decision's.   equity: at that close.   traded: value of this session's fills so far, ≥ 0.
     waiting: value of the orders that wait, at that close, ≥ 0.
+    others: what the account's other symbols may be worth when all fills, longs and shorts added up, ≥ 0.
     """
 
     before: float
@@ -76,6 +78,7 @@ class Standing:
     equity: float
     traded: float
     waiting: float
+    others: float = 0.0
 
 
 class Guard:
@@ -141,10 +144,13 @@ class Guard:
         limits = self.limits
         knowable = 0 < at.equity < math.inf and 0 < at.close < math.inf
         after = at.before + size
-        most = limits.max_gross_exposure * at.equity / at.close if knowable else math.nan
-        if not abs(after) <= most * SLACK:
+        most, slack = math.nan, math.nan
+        if knowable and 0 <= at.others < math.inf:
+            most = max(0.0, limits.max_gross_exposure * at.equity - at.others) / at.close
+            slack = at.others * (SLACK - 1) / at.close  # what the others were computed from, the same limit, is rounded
+        if not abs(after) <= most * SLACK + slack:
             held = most if after * at.before <= 0 else max(most, abs(at.before))
-            left = math.copysign(self._whole(held), after) - at.before if knowable else math.nan
+            left = math.copysign(self._whole(held), after) - at.before + 0.0 if not math.isnan(most) else math.nan
             yield f"exposure limit {limits.max_gross_exposure:g} of equity", left
         if limits.max_order:
             most = limits.max_order * at.equity / at.close if knowable else math.nan
