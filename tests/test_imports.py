@@ -51,7 +51,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models.fitting", "models.finin_network", "models.finin", "models.baselines"),
     ("models.tone", "models.sequences", "models.naf", "models.sentiments", "models.ensemble"),
     ("models.panel", "models.msmf.boltzmann", "models.msmf.completion", "models.msmf.config"),
-    ("models.msmf.encoders", "models.msmf.fusion", "models.msmf.tasks", "models.msmf.network", "models.msmf.model"),
+    ("models.msmf.encoders", "models.msmf.fusion", "models.msmf.tasks", "models.msmf.pairs", "models.msmf.network"),
+    ("models.msmf.reader", "models.msmf.lesson", "models.msmf.model"),
     ("models.gpt2", "models.fpt", "models.pen", "models.rules", "models.targets", "models.ridge"),
     ("models.joined", "models.same_day_logistic"),
     ("strategies.signal_data", "strategies.long_short", "strategies.long_only", "strategies.threshold"),
@@ -114,8 +115,7 @@ MAY_KNOW = {
 }
 
 COMMANDS = tuple(
-    f"trader.cli_{name}"
-    for name in ("intake", "experiment", "feeds", "notify", "models", "paper", "chart", "universe")
+    f"trader.cli_{name}" for name in ("intake", "experiment", "feeds", "notify", "models", "paper", "chart", "universe")
 )
 
 # foreign library → the modules that may import it; a name ending in a dot stands for a package.

@@ -30,7 +30,7 @@ CHOICES = {
 WIDTHS = ("hidden", "token_width")
 AT_LEAST = {
     **dict.fromkeys(("lookback", "tokens", "heads", "experts", "epochs", "patience", "batch_days"), 1),
-    **dict.fromkeys(("train_headlines", "forward_days", "pretrain_epochs"), 0),
+    **dict.fromkeys(("train_headlines", "forward_days", "pretrain_epochs", "pair_rank"), 0),
     **dict.fromkeys(("movement_weight", "return_weight", "weight_decay"), 0.0),
 }
 SHARES = ("dropout", "warm_up", "missing_numeric", "missing_image", "missing_text")
@@ -61,6 +61,8 @@ class MsmfConfig:
     experts: int = 4  # K
     keep_within: float = 0.5  # share that blank learning keeps in the first stage, across the scales of a modality
     keep_across: float = 0.5  # and in the second, across modalities
+
+    pair_rank: int = 4  # products of each pair of modalities, beside the fusion; 0 = none; ours, see models.msmf.pairs
 
     # The rows of the paper's tables 3 to 7
     modalities: tuple[str, ...] = MODALITIES  # what is read; one alone: single modality

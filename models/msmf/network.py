@@ -17,6 +17,7 @@ from models.msmf.completion import DbnCompletion, MeanFilling, RbmCompletion, Ze
 from models.msmf.config import MsmfConfig
 from models.msmf.encoders import ImageEncoder, NumericEncoder, TextEncoder
 from models.msmf.fusion import FUSIONS, Fused
+from models.msmf.pairs import PairedModalities
 from models.msmf.tasks import Shares, Tasks
 
 COMPLETIONS = {
@@ -68,6 +69,7 @@ class Network(nn.Module):
         self.completion.requires_grad_(False)  # it learns by contrastive divergence, not from the loss
         self.fusion = FUSIONS[c.fusion](c)
         self.tasks = Tasks(c)
+        self.pairs = PairedModalities(c) if c.pair_rank and len(reads) > 1 else None
         self.register_buffer("return_moments", torch.tensor([0.0, 1.0]))  # mean and std of the training returns
         if c.weighting == "uncertainty":
             self.log_variance = nn.Parameter(torch.zeros(len(c.asked)))
@@ -86,6 +88,8 @@ class Network(nn.Module):
 
     def fill(self, x: Tensor, present: Tensor) -> Tensor:
         """Fill what is missing of features (B, C, H), present (B, C), from what is there (eq. 1)."""
+        if bool(present.all()):
+            return x
         each = present[:, :, None].expand_as(x).flatten(1)  # (B, C·H)
         filled: Tensor = self.completion.fill(x.flatten(1), each)  # (B, C·H)
         return filled.view_as(x)
@@ -94,6 +98,8 @@ class Network(nn.Module):
         """Filled features (B, C, H), present (B, C) → Said."""
         fused = self.fusion(x)
         outputs, shares = self.tasks(x, present, fused)
+        if self.pairs is not None:
+            outputs = outputs + self.pairs(x)  # (B, T)
         return Said(outputs, fused, shares)
 
     def loss(self, said: Tensor, label: Tensor, standard_return: Tensor) -> Tensor:
