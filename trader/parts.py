@@ -29,6 +29,7 @@ from trader.methods import Reading
 from trader.outcome import Home
 from trader.records import Costs
 from trader.sources import source_hash
+from trader.stepping import check_parameters
 from trader.store import FileSource, MarketStore
 from trader.training import ModelSpec
 from trader.window import Scorer, TextIndex, Window
@@ -247,7 +248,7 @@ def strategy_of(config: Config) -> tuple[type[Any], Mapping[str, Any]]:
         raise _unknown("strategy", name, STRATEGIES)
     kind = broker.load_class(STRATEGIES.get(name, name), bt.Strategy)
     parameters = dict(config.strategy.get(name, {}))
-    broker.check_parameters(kind, parameters)
+    check_parameters(kind, parameters)
     return kind, parameters
 
 
