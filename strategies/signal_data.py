@@ -59,6 +59,9 @@ class SignalData(bt.feed.DataBase):  # type: ignore[misc]
         names = ("datetime", *PRICE_COLUMNS, *SIGNAL_COLUMNS, *OPTIONAL_COLUMNS)
         self._day, *self._targets = [getattr(self.lines, name) for name in names]
         self._left_out = list(OPTIONAL_COLUMNS.values())
+        aliases = [alias for alias in self.getlinealiases() if alias != "datetime"]
+        self._ticks = [(f"tick_{alias}", getattr(self.lines, alias)) for alias in aliases]
+        self._ticks.append(("tick_last", getattr(self.lines, aliases[0])))
 
     def _load(self) -> bool:
         row = next(self._rows, None)
@@ -73,6 +76,12 @@ class SignalData(bt.feed.DataBase):  # type: ignore[misc]
         for line, number in zip(self._targets, numbers, strict=True):
             line[0] = number
         return True
+
+    def _tick_fill(self, force: bool = False) -> None:
+        # What backtrader's own does, without looking each line up by name again in every session.
+        if force or getattr(self, self._ticks[0][0], None) is None:
+            for name, line in self._ticks:
+                setattr(self, name, line[0])
 
 
 def frame_rows(frame: Any) -> Sequence[Row]:

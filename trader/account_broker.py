@@ -67,7 +67,8 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         self.p.checksubmit = False  # its check at submission knows leverage only; ours stands in _judge
         self._slip = costs.slippage_bps / 1e4
         self.set_slippage_perc(self._slip)  # stops and limits: capped by the day's range and the limit
-        self.addcommissioninfo(FractionalSizes(commission=costs.commission_bps / 1e4, leverage=LEVERAGE))
+        self._fees = FractionalSizes(commission=costs.commission_bps / 1e4, leverage=LEVERAGE)
+        self.addcommissioninfo(self._fees)
         self._open: dict[int, OrderRecord] = {}  # by backtrader's ref, which counts through the whole process
         self._sent = 0
         self._reference: float | None = None
@@ -106,9 +107,32 @@ class AccountBroker(bt.brokers.BackBroker):  # type: ignore[misc]
         self._commitments = None
         if len(self.today.bars) < len(self._symbols):
             self._cancel_without_bar()
-        super().next()
+        if len(self.comminfo) == 1 and self.comminfo[None] is self._fees:
+            self._fill_waiting()
+        else:  # a strategy's own, and what it says of interest and futures holds
+            super().next()
         self._check_solvent()
         self._set_state()
+
+    def _fill_waiting(self) -> None:
+        """Do what backtrader's ``next`` does for shares without interest, brackets or a history of orders.
+
+        That is a loop over the orders that wait. What is left out comes to nothing with our fees, and took a tenth of
+        the time: a calendar date for each position in each session, to charge it no interest.
+        """
+        self.pending.append(None)
+        while (order := self.pending.popleft()) is not None:
+            if order.expire():
+                self.notify(order)
+                self._ococheck(order)
+                self._bracketize(order, cancel=True)
+                continue
+            self._try_exec(order)
+            if order.alive():
+                self.pending.append(order)
+            elif order.status == bt.Order.Completed:
+                self._bracketize(order)
+        self._get_value()
 
     def _set_state(self) -> None:
         """Let control and limits set the state of this decision; halted, no order of before may fill any more."""

@@ -14,15 +14,28 @@ from trader.risk import Standing
 
 @dataclass(slots=True)
 class _Symbol:
-    """size: units held when all that is sure to fill has filled.   buys, sells: those that may (sells ≤ 0).
+    """size: units held when all that is sure to fill has filled.   buys, sells: those that may (sells ≤ 0)."""
 
-    gross: the largest value, long or short, that may come of it.
-    """
-
+    close: float
     size: float = 0.0
     buys: float = 0.0
     sells: float = 0.0
-    gross: float = 0.0
+    _gross: float | None = None  # once it was asked for, until something is added
+
+    def add(self, size: float, sure: bool) -> None:
+        self._gross = None
+        if sure:
+            self.size += size
+        elif size > 0:
+            self.buys += size
+        else:
+            self.sells += size
+
+    def gross(self) -> float:
+        """Return the largest value, long or short, that may come of it."""
+        if self._gross is None:
+            self._gross = max(abs(self.size), abs(self.size + self.buys), abs(self.size + self.sells)) * self.close
+        return self._gross
 
 
 class Commitments:
@@ -39,40 +52,29 @@ class Commitments:
 
     def hold(self, symbol: str, size: float, close: float) -> None:
         """Add a position."""
-        one = self._symbol(symbol)
-        one.size += size
-        _value(one, close)
+        self._symbol(symbol, close).add(size, sure=True)
 
     def wait(self, symbol: str, size: float, close: float, sure: bool) -> None:
         """Add an order that waits. sure: whether it fills at the next price, whatever that is."""
         self._waiting += abs(size) * close
-        one = self._symbol(symbol)
-        if sure:
-            one.size += size
-        elif size > 0:
-            one.buys += size
-        else:
-            one.sells += size
-        _value(one, close)
+        self._symbol(symbol, close).add(size, sure)
 
     def standing(self, symbol: str, size: float, close: float, equity: float) -> Standing:
         """Return how the account stands to one more order of ``size`` units."""
-        one = self._symbol(symbol)
+        one, others = self._symbol(symbol, close), 0.0
+        if len(self._of) > 1:
+            others = math.fsum(other.gross() for other in self._of.values() if other is not one)
         return Standing(
             before=one.size + (one.buys if size > 0 else one.sells),
             close=close,
             equity=equity,
             traded=self._traded,
             waiting=self._waiting,
-            others=math.fsum(other.gross for other in self._of.values() if other is not one),
+            others=others,
         )
 
-    def _symbol(self, symbol: str) -> _Symbol:
+    def _symbol(self, symbol: str, close: float) -> _Symbol:
         found = self._of.get(symbol)
         if found is None:
-            found = self._of[symbol] = _Symbol()
+            found = self._of[symbol] = _Symbol(close)
         return found
-
-
-def _value(one: _Symbol, close: float) -> None:
-    one.gross = max(abs(one.size), abs(one.size + one.buys), abs(one.size + one.sells)) * close

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trader.errors import ConfigError
-from trader.events import Bar, Signal
+
+if TYPE_CHECKING:  # settings are read with this room, before anything as heavy as numpy is loaded
+    from trader.events import Bar, Signal
 
 Execution = Literal["next_open", "next_close", "close"]
 StaleOpen = Literal["next_close", "open"]
