@@ -59,7 +59,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # what is kept, seen, executed and measured
     ("trader.universe",),
     ("trader.store_schema", "trader.store_intake", "trader.store", "trader.ledger_schema"),
-    ("trader.round_trips", "trader.ledger"),
+    ("trader.round_trips", "trader.ledger_rows", "trader.ledger"),
     (
         "trader.window",
         "trader.walkforward",
@@ -70,20 +70,29 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trader.universe_broker",
         "trader.resampling",
         "trader.metrics",
+        "trader.universe_metrics",
         "trader.progress",
     ),
     ("trader.feed_health", "trader.polling"),
     # what is told, and to whom
     ("trader.logs", "trader.outbox", "trader.channels", "trader.webhook", "trader.mail", "trader.notify"),
     # what moves the days along
-    ("trader.registry", "trader.scheduler", "trader.sources", "trader.training", "trader.spans"),
+    (
+        "trader.registry",
+        "trader.scheduler",
+        "trader.sources",
+        "trader.training",
+        "trader.panel_training",
+        "trader.spans",
+    ),
     ("trader.universe_news", "trader.universe_events", "trader.universe_spans", "trader.universe_contents"),
     ("trader.forecaster", "trader.protocol", "trader.adoption", "trader.host"),
     # a run, as it is written and told
     ("trader.outcome", "trader.recording", "trader.report"),
+    ("trader.universe_forecast", "trader.universe_outcome", "trader.universe_recording", "trader.universe_report"),
     # where the parts are named, and where they are called
     ("trader.methods", "trader.parts", "trader.live_feeds"),
-    ("trader.engine", "trader.explain", "trader.charting"),
+    ("trader.engine", "trader.universe_engine", "trader.explain", "trader.charting"),
     # a paper account, day by day
     ("trader.account", "trader.lease", "trader.replay", "trader.paper", "trader.stored_signals", "trader.model_source"),
     ("trader.running", "trader.wake", "trader.world", "trader.paper_report"),
@@ -114,8 +123,7 @@ MAY_KNOW = {
 }
 
 COMMANDS = tuple(
-    f"trader.cli_{name}"
-    for name in ("intake", "experiment", "feeds", "notify", "models", "paper", "chart", "universe")
+    f"trader.cli_{name}" for name in ("intake", "experiment", "feeds", "notify", "models", "paper", "chart", "universe")
 )
 
 # foreign library → the modules that may import it; a name ending in a dot stands for a package.
@@ -152,6 +160,7 @@ DOORS = {
     "apscheduler": ("trader.wake",),
     "rich": (
         "trader.report",
+        "trader.universe_report",
         "trader.paper_report",
         "trader.why_report",
         "trader.experiment_page",

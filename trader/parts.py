@@ -30,6 +30,7 @@ from trader.methods import Reading
 from trader.outcome import Home
 from trader.records import Costs
 from trader.sources import source_hash
+from trader.stepping import check_parameters
 from trader.store import FileSource, MarketStore
 from trader.training import ModelSpec
 from trader.universe import Member, Universe
@@ -62,6 +63,7 @@ STRATEGIES = {
     "vol_target": "strategies.vol_target:VolTarget",
     "top_k": "strategies.top_k:TopK",
 }
+MANY = ("top_k",)  # of those, what trades many symbols
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +293,13 @@ def strategy_of(config: Config) -> tuple[type[Any], Mapping[str, Any]]:
         raise _unknown("strategy", name, STRATEGIES)
     kind = broker.load_class(STRATEGIES.get(name, name), bt.Strategy)
     parameters = dict(config.strategy.get(name, {}))
-    broker.check_parameters(kind, parameters)
+    check_parameters(kind, parameters)
     return kind, parameters
+
+
+def trades_many(strategy: str) -> bool:
+    """Tell whether a strategy may be given many symbols: one of ours that ranks them, a user's own, or none known."""
+    return strategy in MANY or strategy not in STRATEGIES
 
 
 def _unknown(what: str, name: str, table: Mapping[str, object]) -> ConfigError:
