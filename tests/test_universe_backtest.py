@@ -49,10 +49,8 @@ Changes = Mapping[str, Any]
 
 
 def config(model: str = "logistic", **changes: Any) -> Config:
-    whole: dict[str, Any] = {"market": UNIVERSE, "model": model, "strategy": "top_k", "strategy_": None}
-    whole.pop("strategy_")
-    sections: dict[str, Any] = {"walkforward": {"train": 20, "step": 10}}
-    made = builders.config(**whole, **sections, **changes)
+    asked: dict[str, Any] = {"market": UNIVERSE, "model": model, "strategy": "top_k"}
+    made = builders.config(**{**asked, "walkforward": {"train": 20, "step": 25}, **changes})
     return replace(made, model={**made.model, **TINY}, strategy={"top_k": {"k": 1}})
 
 
@@ -141,7 +139,9 @@ def test_a_symbol_listed_later_abstains_until_it_has_enough_and_holes_abstain_al
 ) -> None:
     late = of(done[model], "LATE")
     first = next(at for at, signal in enumerate(late) if signal.p_up is not None)
-    assert first > 0 and {signal.reason for signal in late[:first]} == {"too few bars yet"}
+    listed = DAYS[LISTED["LATE"]]
+    assert {signal.reason.partition(" of ")[0] for signal in late if signal.session < listed} == {"no bar"}
+    assert {signal.reason for signal in late[:first] if signal.session >= listed} == {"too few bars yet"}
     assert all(signal.p_up is not None for signal in late[first:])
     holes = [DAYS[at] for at in HOLES["B"]]
     assert [signal.session for signal in of(done[model], "B") if signal.p_up is None] == holes
@@ -174,9 +174,10 @@ def test_a_pooled_model_is_one_for_all_symbols_and_the_others_are_one_a_symbol(
 
 def test_the_parts_of_a_pooled_fold_share_the_calendars_spans(done: dict[str, UniverseOutcome]) -> None:
     for fold in done["msmf"].forecasts.folds:
-        trained_at = builders.CALENDAR.index(fold.use_first) - 1
+        step = config().walkforward.step
+        trained_at = (builders.CALENDAR.index(fold.use_first) - 1) // step * step
         purge = config().walkforward.purge
-        assert builders.CALENDAR.index(fold.validation_first) >= trained_at - 10 - purge - 9
+        assert builders.CALENDAR.index(fold.validation_first) >= trained_at + 1 - purge - 10
         gap = builders.CALENDAR.index(fold.validation_first) - builders.CALENDAR.index(fold.train_last)
         assert gap > purge, "no symbol trains where another validates"
 
@@ -337,7 +338,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     fill(tmp_path / "home")
     (tmp_path / "toys.toml").write_text(UNIVERSE)
     (tmp_path / "config.toml").write_text(
-        '[run]\nnews = "toy"\nmodel = "logistic"\nlookback = 3\n[walkforward]\ntrain = 20\nvalidation = 10\nstep = 10\n'
+        '[run]\nnews = "toy"\nmodel = "logistic"\nlookback = 3\n[walkforward]\ntrain = 20\nvalidation = 10\nstep = 25\n'
         "[compute]\nworkers = 1\n[evaluation]\nresamples = 100\nrivals = []\n[strategy.top_k]\nk = 1\n"
     )
 

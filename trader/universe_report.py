@@ -99,8 +99,8 @@ def closing_lines(outcome: UniverseOutcome) -> list[str]:
         *outcome.notes,
         f"Decisions: {said.decisions:,} with a side and a known next close, on {said.sessions:,} sessions. Rank IC: "
         f"the mean over {said.ranked:,} sessions of Spearman's correlation, over symbols, of {said.score} and next "
-        f"return. Intervals: stationary bootstrap of sessions, all symbols of one together, {said.resamples:,} resamples, mean "
-        f"block {said.block_length} sessions, of the account {report.block_length}.",
+        f"return. Intervals: stationary bootstrap of sessions, all symbols of one together, {said.resamples:,} "
+        f"resamples, mean block {said.block_length} sessions, of the account {report.block_length}.",
         f"Sharpe = {report.sharpe_definition}; the excess is paired, on the same resampled days. Always Buy holds an "
         "equal share of each symbol. Exposure: long and short added up.",
         _stage_line(outcome),
