@@ -324,8 +324,7 @@ class Ledger:
         Raises as ``why`` does, and NoData where several are there and none is named, or another one is.
         """
         found = {signal.symbol: signal for signal in self.why(run, session)}
-        if symbol is None and len(found) == 1:
-            return next(iter(found.values()))
+        symbol = next(iter(found)) if symbol is None and len(found) == 1 else symbol
         if symbol not in found:
             raise _no_symbol(self.resolve(run), symbol, sorted(found))
         return found[symbol]
