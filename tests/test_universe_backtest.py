@@ -73,12 +73,14 @@ def news(future: int = 0) -> NewsBatch:
     return replace(made, symbols=cells)
 
 
-def fill(home: Path, future: int = 0) -> None:
-    """Put the toy universe into the store of a home."""
+def fill(home: Path, future: int = 0, nudged: str = "") -> None:
+    """Put the toy universe into the store of a home; ``nudged``: the symbol of which one high is another."""
     made = news(future)
     with MarketStore.open(home / "market.db", clock=SimulatedClock(builders.NOW)) as store:
         for symbol in SYMBOLS:
-            store.add_bars(market(symbol, future), source="made here")
+            bars = market(symbol, future)
+            bars[60] = replace(bars[60], high=bars[60].high * 1.01) if symbol == nudged else bars[60]
+            store.add_bars(bars, source="made here")
         rows = NewsRows(news=made, row=np.arange(1, len(made) + 1), rejected=())
         store.add_news("toy", [rows], source=FileSource(name="made here", options=str(future)))
 
@@ -237,10 +239,7 @@ def test_workers_side_by_side_train_the_same_models(done: dict[str, UniverseOutc
 
 
 def test_other_bars_of_one_symbol_give_another_model_for_all(done: dict[str, UniverseOutcome], tmp_path: Path) -> None:
-    fill(tmp_path)
-    with MarketStore.open(tmp_path / "market.db", clock=SimulatedClock(builders.NOW)) as store:
-        (bar,) = [bar for bar in market("C") if bar.session == DAYS[60]]
-        store.add_bars([replace(bar, high=bar.high * 1.01)], source="revised")
+    fill(tmp_path, nudged="C")
     made = run(tmp_path, "msmf")
     assert made.forecasts.folds[0].model_id != done["msmf"].forecasts.folds[0].model_id
 
@@ -323,7 +322,7 @@ def test_an_account_cannot_trade_the_signals_of_many_symbols(done: dict[str, Uni
 
 
 def test_too_little_history_is_said(tmp_path: Path) -> None:
-    with pytest.raises(NoData, match=r"too little history to train a first model .*toys"):
+    with pytest.raises(NoData, match=r"toys: too little history to train a first model"):
         run(tmp_path, walkforward={"train": 500, "validation": 10, "step": 10})
 
 
