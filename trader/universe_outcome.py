@@ -95,7 +95,7 @@ def _left_out(span: UniverseSpan, made: UniverseForecasts) -> Iterator[str]:
     short = [symbol for symbol, enough in span.enough_from.items() if enough is None]
     if short:
         what = "learned from" if made.pooled else "decided"
-        yield f"{len(short)} symbols never have enough history to be {what}: {some(short)}."
+        yield f"Never with enough history to be {what} ({len(short)} in all): {some(short)}."
     signals = made.all
     young = sum(one.p_up is None and one.reason == TOO_YOUNG for one in signals)
     others = sum(one.p_up is None for one in signals) - young
