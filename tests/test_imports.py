@@ -60,7 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     # what is kept, seen, executed and measured
     ("trader.universe",),
     ("trader.store_schema", "trader.store_intake", "trader.store", "trader.ledger_schema"),
-    ("trader.round_trips", "trader.ledger"),
+    ("trader.round_trips", "trader.ledger_rows", "trader.ledger"),
     (
         "trader.window",
         "trader.walkforward",
@@ -71,20 +71,29 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trader.universe_broker",
         "trader.resampling",
         "trader.metrics",
+        "trader.universe_metrics",
         "trader.progress",
     ),
     ("trader.feed_health", "trader.polling"),
     # what is told, and to whom
     ("trader.logs", "trader.outbox", "trader.channels", "trader.webhook", "trader.mail", "trader.notify"),
     # what moves the days along
-    ("trader.registry", "trader.scheduler", "trader.sources", "trader.training", "trader.spans"),
+    (
+        "trader.registry",
+        "trader.scheduler",
+        "trader.sources",
+        "trader.training",
+        "trader.panel_training",
+        "trader.spans",
+    ),
     ("trader.universe_news", "trader.universe_events", "trader.universe_spans", "trader.universe_contents"),
     ("trader.forecaster", "trader.protocol", "trader.adoption", "trader.host"),
     # a run, as it is written and told
     ("trader.outcome", "trader.recording", "trader.report"),
+    ("trader.universe_forecast", "trader.universe_outcome", "trader.universe_recording", "trader.universe_report"),
     # where the parts are named, and where they are called
     ("trader.methods", "trader.parts", "trader.live_feeds"),
-    ("trader.engine", "trader.explain", "trader.charting"),
+    ("trader.engine", "trader.universe_engine", "trader.explain", "trader.charting"),
     # a paper account, day by day
     ("trader.account", "trader.lease", "trader.replay", "trader.paper", "trader.stored_signals", "trader.model_source"),
     ("trader.running", "trader.wake", "trader.world", "trader.paper_report"),
@@ -152,6 +161,7 @@ DOORS = {
     "apscheduler": ("trader.wake",),
     "rich": (
         "trader.report",
+        "trader.universe_report",
         "trader.paper_report",
         "trader.why_report",
         "trader.experiment_page",

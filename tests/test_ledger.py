@@ -673,7 +673,7 @@ def test_the_tables_are_strict_the_keys_enforced_and_the_journal_a_wal(path: Pat
             tables = ledger._query(
                 "SELECT name, strict FROM pragma_table_list WHERE type = 'table' AND name NOT LIKE 'sqlite%'"
             )
-            assert len(tables) == 11
+            assert len(tables) == 12
             assert all(table["strict"] for table in tables)
 
 

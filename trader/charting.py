@@ -24,6 +24,7 @@ from trader.parts import Readers, stock_bars, window_of
 from trader.scheduler import Scheduler
 from trader.spans import newest_in_time, no_such_market
 from trader.store import MarketStore
+from trader.universe import refuse_universe
 from trader.window import Window
 
 
@@ -68,6 +69,7 @@ def chart_of(store: MarketStore, config: Config, session: date, how: ChartConfig
     if config.inputs.market_features == "levels":
         raise levels_refused("[inputs] market_features")
     symbol = config.run.market
+    refuse_universe(symbol, "a chart")
     stock_bars(store, symbol)
     with store.snapshot():
         window = _window(store, config, session, how.reads + Window.warm_up)

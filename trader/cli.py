@@ -26,6 +26,7 @@ from trader.errors import ConfigError, TraderError
 from trader.terminal import print_table, settings, write
 
 if TYPE_CHECKING:
+    from trader.config import Config
     from trader.ledger import Ledger
 
 EXIT_BAD_INPUT = 2
@@ -88,7 +89,7 @@ def _add_backtest(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     _shared(parser)
     parser.add_argument("--from", dest="first", metavar="DAY", help="YYYY, YYYY-MM or YYYY-MM-DD")
     parser.add_argument("--to", dest="last", metavar="DAY", help="the same; a year means its last session")
-    parser.add_argument("--market", metavar="SYMBOL", help="sp500, nasdaq, or a symbol you imported")
+    parser.add_argument("--market", metavar="SYMBOL", help="sp500, nasdaq, a symbol you imported, FILE.toml")
     parser.add_argument("--news", metavar="NAME", help="wire, or a news set you imported")
     parser.add_argument("--model", metavar="NAME", help="finin, logistic, boosting, or package.module:Class")
     parser.add_argument(
@@ -164,12 +165,14 @@ def _add_reviews(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser("trades", help="list a run's trades")
     _shared(parser)
     parser.add_argument("run", help="a run's number, or latest")
+    parser.add_argument("--symbol", metavar="SYMBOL", help="of one symbol only")
     parser.add_argument("--limit", type=int, metavar="N", help="the newest N only")
     parser.set_defaults(command=_trades)
     parser = commands.add_parser("why", help="show a day's headlines by weight")
     _shared(parser)
     parser.add_argument("run", help="a run's number, or latest")
     parser.add_argument("session", help="YYYY-MM-DD")
+    parser.add_argument("--symbol", metavar="SYMBOL", help="which one, of a run over many symbols")
     # With any of these the forecast is made again, so that all headlines are there and not the ledger's ten alone.
     parser.add_argument("--search", metavar="WORDS", help="only headlines in which each of these words begins a word")
     parser.add_argument("--limit", type=int, metavar="N", help="at most N headlines, 0 for all (20, or all found)")
@@ -203,7 +206,11 @@ def _backtest(options: argparse.Namespace) -> None:
         raise ConfigError("--from lies after --to", got=f"{first} and {last}")
     from trader import engine, report
     from trader.progress import watching
+    from trader.universe import is_universe
 
+    if is_universe(config.run.market):
+        _backtest_universe(options, config, home, first, last)
+        return
     with watching() as watch:
         outcome = engine.backtest(config, home, first, last, watch=watch, daily=options.daily)
     if options.json:
@@ -211,6 +218,24 @@ def _backtest(options: argparse.Namespace) -> None:
         return
     print_table(report.figures(outcome))
     for line in report.closing_lines(outcome):
+        print(line)
+
+
+def _backtest_universe(options: argparse.Namespace, config: Config, home: Path, first: date, last: date) -> None:
+    from trader import universe_engine, universe_report
+    from trader.progress import watching
+
+    if options.daily:
+        do = "leave --daily out"
+        raise ConfigError("a universe is not forecast event by event", where="--daily", got=config.run.market, do=do)
+    with watching() as watch:
+        asked = options.strategy is not None
+        outcome = universe_engine.backtest(config, home, first, last, watch=watch, as_asked=asked)
+    if options.json:
+        print(universe_report.as_json(outcome))
+        return
+    print_table(universe_report.figures(outcome))
+    for line in universe_report.closing_lines(outcome):
         print(line)
 
 
@@ -225,7 +250,7 @@ def _trades(options: argparse.Namespace) -> None:
     from trader.report import trades_table
 
     with _opened_ledger(options) as ledger:
-        rows = ledger.trades(options.run)
+        rows = ledger.trades(options.run, options.symbol)
     shown = rows[-options.limit :] if options.limit else rows
     print_table(trades_table(shown))
     print(f"{len(shown):,} of {len(rows):,} orders. Money in the market's currency, sizes in units.")
@@ -240,9 +265,8 @@ def _why(options: argparse.Namespace) -> None:
         _explain(options, session)
         return
     with _opened_ledger(options) as ledger:
-        for signal in ledger.why(options.run, session):
-            for line in why_lines(signal):
-                print(line)
+        for line in why_lines(ledger.why_one(options.run, session, options.symbol)):
+            print(line)
 
 
 def _explain(options: argparse.Namespace, session: date) -> None:
@@ -250,7 +274,7 @@ def _explain(options: argparse.Namespace, session: date) -> None:
     from trader.explain import explain
     from trader.pictures import draw
 
-    explained = explain(settings(options)[1], options.run, session)
+    explained = explain(settings(options)[1], options.run, session, options.symbol)
     for part in why_report.parts(explained, search=options.search, pairs=options.pairs or 0, limit=options.limit):
         if isinstance(part, str):
             print(part)

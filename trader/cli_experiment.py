@@ -172,11 +172,14 @@ def _title(target: str) -> str:
 def _request(options: argparse.Namespace, market: str, news: str) -> Request:
     from trader.config import day_of
     from trader.experiment import Request
+    from trader.universe import refuse_universe
 
     first = day_of(options.first, end=False) if options.first else None
     last = day_of(options.last, end=True) if options.last else None
     if first and last and first > last:
         raise ConfigError("--from lies after --to", got=f"{first} and {last}")
+    for name in _words(options.market or market):
+        refuse_universe(name, "an experiment")
     request = Request(markets=_words(options.market or market), news=options.news or news, first=first, last=last)
     if "tables" not in options:
         return request

@@ -48,6 +48,7 @@ from trader.scheduler import Scheduler
 from trader.spans import Span, find_span, too_little
 from trader.store import MarketStore
 from trader.training import ModelSpec, TrainedFold, Trainer
+from trader.universe import refuse_universe
 from trader.walkforward import plan
 from trader.window import Window
 
@@ -76,6 +77,7 @@ def backtest(
         decision, which version of its bar it had (None: none; such a session may be the last one too).
     Raises TraderError for anything that a user can mend; the ledger then keeps what was whole.
     """
+    refuse_universe(config.run.market, "a backtest day by day, or of an account,")
     home, stages, run = Home(home_folder), Stages(watch), config.run
     overrides = overrides or {}
     strategy = strategy_of(config)
@@ -325,8 +327,8 @@ def _trade(
             with suppress(StoreError):  # the ledger itself may be what failed
                 writer.flush()
                 ledger.finish_run(run, "failed")
-            if ":" in config.run.strategy and not isinstance(error, TraderError) and _is_theirs(strategy[0], error):
-                raise _in_your_strategy(config.run.strategy, error) from error
+            if (theirs := blamed(config.run.strategy, strategy[0], error)) is not None:
+                raise theirs from error
             raise
         ledger.finish_run(run, "finished", ledger_hash)
     return Outcome(
@@ -351,6 +353,13 @@ def _figures_of(
     side = {signal.session: signal.side for signal in rival.signals}
     beside = replace(inputs, side=[side.get(signal.session, 0) for signal in made.signals])
     return [metric for metric in metrics.evaluate(beside, **drawn).metrics if metric.of == "signals"]
+
+
+def blamed(name: str, kind: type[Any], error: Exception) -> ConfigError | None:
+    """Return what a fault is told as where it is that of a user's own strategy, else None."""
+    if ":" in name and not isinstance(error, TraderError) and _is_theirs(kind, error):
+        return _in_your_strategy(name, error)
+    return None
 
 
 def _is_theirs(kind: type[Any], error: Exception) -> bool:

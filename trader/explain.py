@@ -27,12 +27,14 @@ from trader.errors import ModelError, NoData, TraderError
 from trader.events import BarClosed, NewsArrived, Signal
 from trader.ledger import Ledger
 from trader.outcome import Home
-from trader.parts import Readers, model_spec, readers_of, stock, window_of
+from trader.parts import Readers, model_spec, readers_of, stock, stock_universe, window_of, windows_of
 from trader.registry import Registry, weights_id
 from trader.scheduler import Scheduler
 from trader.spans import newest_in_time
 from trader.store import MarketStore
 from trader.training import ModelSpec, code_hash
+from trader.universe import is_universe, universe_of
+from trader.universe_events import UniverseScheduler
 from trader.window import Window
 
 SAME = 1e-6  # of a probability or a weight: what the ledger's may differ by
@@ -167,17 +169,20 @@ class Explained:
         return [int(at) for at in self.order if all(one.search(self.headlines[at]) for one in sought)]
 
 
-def explain(home_folder: Path, run: int | str, session: date, *, readers: Readers | None = None) -> Explained:
+def explain(
+    home_folder: Path, run: int | str, session: date, symbol: str | None = None, *, readers: Readers | None = None
+) -> Explained:
     """Return what a run's decision on a session read, making its forecast again.
 
-    run: a number or "latest".   readers: what reads the headlines; None takes what the run's settings name.
+    run: a number or "latest".   symbol: which one, of a run over many.
+    readers: what reads the headlines; None takes what the run's settings name.
     Where the forecast cannot be made again (the model, the news or the language model is gone) the ledger's ten
     headlines are given, and a note says why. Raises NoData where the ledger has no such run or session, ModelError
     where the chain abstained on it.
     """
     home = Home(home_folder)
     with Ledger.open(home.ledger, read_only=True) as ledger:
-        signal, facts = ledger.why(run, session)[0], ledger.run_facts(run)
+        signal, facts = ledger.why_one(run, session, symbol), ledger.run_facts(run)
     if signal.p_up is None:
         raise ModelError("no decision to explain", where=f"{session} {signal.symbol}", got=signal.reason)
     try:
@@ -201,7 +206,7 @@ def _again(home: Home, signal: Signal, facts: dict[str, Any], given: Readers | N
     spec = _spec(config, manifest, readers.texts_id)
     model = _model(registry, spec, weights_id(signal.model_id))
     first = date.fromisoformat(facts["first_session"])
-    window, days = _days(home, config, readers, spec.lookback, first, signal.session)
+    window, days = _days(home, config, readers, spec.lookback, first, signal)
     last = spec.lookback - 1
     prediction = model.predict(days, [last])
     headlines = tuple(window.headlines[window.position(signal.session)])
@@ -234,29 +239,39 @@ def _model(registry: Registry, spec: ModelSpec, model_id: str) -> Model:
 
 
 def _days(
-    home: Home, config: Config, readers: Readers, lookback: int, first: date, session: date
+    home: Home, config: Config, readers: Readers, lookback: int, first: date, signal: Signal
 ) -> tuple[Window, Days]:
-    """Fill a window up to the session as it was known at its decision; return it and its last ``lookback`` days.
+    """Fill a window up to a signal's session as it was known at its decision; return it and its last ``lookback`` days.
 
     first: the run's own first session, before which it knew nothing.
     """
-    run, window = config.run, window_of(config, readers)
-    calendar = window.calendar
     if not home.store.is_file():
         raise NoData("the market store is gone", where=home.store)
     with MarketStore.open(home.store) as store:
-        news = stock(store, run.market, run.news)
-        held = newest_in_time(store, calendar, run.market, first, session, lookback + Window.warm_up)
+        window, scheduler, prices = _reading(store, config, readers, signal.symbol)
+        held = newest_in_time(store, window.calendar, prices, first, signal.session, lookback + Window.warm_up)
         silent = held[-lookback - 1] if len(held) > lookback else None  # no headline of it or before is read
-        scheduler = Scheduler(store, calendar, symbol=run.market, news=news, spec=config.walkforward)
-        for event in scheduler.events(held[0], session):
+        for event in scheduler.events(held[0], signal.session):
             if isinstance(event, BarClosed) or (
                 isinstance(event, NewsArrived) and (silent is None or event.session > silent)
             ):
                 window.update(event)
-    at = window.position(session)
+    at = window.position(signal.session)
     days = window.days(at - lookback + 1, at + 1)
     return window, replace(days, next_return=np.full(lookback, np.nan))
+
+
+def _reading(store: MarketStore, config: Config, readers: Readers, symbol: str) -> tuple[Window, Scheduler, str]:
+    """Return an empty window, what fills it, and the name of its bars: of the run's market, or one of its universe."""
+    run, spec = config.run, config.walkforward
+    if not is_universe(run.market):
+        window, news = window_of(config, readers), stock(store, run.market, run.news)
+        return window, Scheduler(store, window.calendar, symbol=run.market, news=news, spec=spec), run.market
+    universe = universe_of(run.market)
+    window = windows_of(config, universe, readers)[symbol]
+    stocked = stock_universe(store, universe, run.news)
+    scheduler = UniverseScheduler(store, window.calendar, stocked, spec=spec).of_symbol[symbol]
+    return window, scheduler, next(one.prices for one in stocked if one.symbol == symbol)
 
 
 def _differences(

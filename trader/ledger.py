@@ -6,10 +6,8 @@ Upstream the engine hands over each finished session; downstream are the reports
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import date
 import hashlib
 from pathlib import Path
@@ -18,6 +16,23 @@ from typing import TYPE_CHECKING, Any, Literal
 from trader.clock import Clock, WallClock
 from trader.errors import NoData, TimeError
 from trader.events import Signal, from_us, to_us
+from trader.ledger_rows import (
+    HASHED,
+    INSERT,
+    KEYS,
+    OPEN,
+    Row,
+    Tail,
+    check_order,
+    equity_row,
+    fill_rows,
+    gross_of,
+    holding_rows,
+    signal_of,
+    signal_rows,
+    told,
+    verdict_of,
+)
 from trader.ledger_schema import ADDED, FoldFacts, RunFacts, Transaction, connect, day, plain, row_of, store_errors
 from trader.records import Verdict
 from trader.round_trips import RoundTrip, round_trips_of
@@ -33,42 +48,6 @@ if TYPE_CHECKING:
 __all__ = ["FoldFacts", "Ledger", "RoundTrip", "RunFacts", "signals_frame"]
 
 Status = Literal["finished", "stopped", "failed"]
-Row = dict[str, Any]
-OPEN = "open at end"  # status of an order that waits when the record ends; see trader.records
-
-# What makes two runs the same: these columns in this order, and nothing of runs, folds (seconds) or metrics.
-_HASHED = {
-    "signals": "session, symbol, p_up, side, model_id, reason, news_count, effective_news",
-    "expected_returns": "session, symbol, expected_return",
-    "news_weights": "session, symbol, rank, headline, weight",
-    "orders": "session, ref, symbol, size, status, reason",
-    "fills": "session, ref, part, symbol, size, price, reference_price, commission, slippage_cost",
-    "equity": "session, equity, equity_gross, cash, position, exposure, commission, slippage, borrow, interest, "
-    "always_buy_equity",
-}
-_KEYS = {
-    "signals": 2,
-    "expected_returns": 2,
-    "news_weights": 3,
-    "orders": 2,
-    "fills": 3,
-    "equity": 1,
-}  # leading columns to sort by
-_INSERT = {
-    table: f"INSERT INTO {table} (run, {columns}) VALUES (?{', ?' * len(columns.split(','))})"
-    for table, columns in _HASHED.items()
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Tail:
-    """Where a run's record ends, so that each session can be checked against the one before; "" before the first."""
-
-    session: str = ""
-    equity: float = 0.0
-    gross: float = 0.0
-    waiting: bool = False  # whether orders are open that a next session has to end
-    state: str = "ACTIVE"
 
 
 class Ledger:
@@ -77,7 +56,7 @@ class Ledger:
     def __init__(self, db: Any, path: Path, clock: Clock, read_only: bool = False) -> None:
         self._db, self._conn, self.path, self._clock = db, db.conn, path, clock
         self.read_only = read_only
-        self._tails: dict[int, _Tail] = {}
+        self._tails: dict[int, Tail] = {}
 
     @classmethod
     def open(
@@ -160,36 +139,63 @@ class Ledger:
         equity_gross(d) = equity_gross(d−1) · (equity(d) + costs(d)) / equity(d−1), the first one equity + costs.
         Raises TimeError for disorder, StoreError for a number that is not finite or a file that cannot be written.
         """
-        session, tail = day(signal.session), self._tail(run)
-        _check_order(run, session, record, tail)
-        gross = _gross(record, tail)
+        self._write(run, () if signal_is_there else (signal,), signal.session, record, always_buy_equity, waiting)
+
+    def write_universe_session(
+        self, run: int, *, signals: Sequence[Signal], record: SessionRecord, always_buy_equity: float
+    ) -> None:
+        """Record one whole session of an account of many symbols, its positions at the close included, or nothing.
+
+        signals: one a symbol, all of the record's session. The rest is as ``write_session`` has it; raises TimeError
+        too where a signal is of another session.
+        """
+        strange = [signal for signal in signals if signal.session != record.session]
+        if strange:
+            got = f"{strange[0].symbol} {strange[0].session}"
+            raise TimeError("signal and account are of different sessions", got=got, expected=record.session)
+        self._write(run, signals, record.session, record, always_buy_equity, ())
+
+    def _write(
+        self,
+        run: int,
+        signals: Sequence[Signal],
+        at: date,
+        record: SessionRecord,
+        always_buy_equity: float,
+        waiting: Sequence[OrderRecord],
+    ) -> None:
+        session, tail = day(at), self._tail(run)
+        check_order(run, session, record, tail)
+        gross = gross_of(record, tail)
         rows: dict[str, list[tuple[object, ...]]] = {
-            **({} if signal_is_there else _signal_rows(run, session, signal)),
+            **signal_rows(run, session, signals),
             "orders": [
                 (run, day(o.session), o.ref, o.symbol, o.size, o.status, o.reason) for o in (*record.orders, *waiting)
             ],
-            "fills": _fill_rows(run, record),
-            "equity": [_equity_row(run, session, record, gross, always_buy_equity)],
+            "fills": fill_rows(run, record),
+            "equity": [equity_row(run, session, record, gross, always_buy_equity)],
+            "holdings": holding_rows(run, session, record),
         }
         checked = {table: [plain(row, f"{table} {session}") for row in part] for table, part in rows.items()}
         with self.transaction():
             if self._tails[run].waiting:
                 self._conn.execute("DELETE FROM orders WHERE run = ? AND status = ?", (run, OPEN))
             for table, part in checked.items():
-                self._conn.executemany(_INSERT[table], part)
+                if part:
+                    self._conn.executemany(INSERT[table], part)
             if record.state != tail.state:
                 change = (run, session, record.state, record.state_reason)
                 self._conn.execute("INSERT INTO states (run, session, state, reason) VALUES (?, ?, ?, ?)", change)
-        self._tails[run] = _Tail(session, float(record.equity), gross, bool(waiting), record.state)
+        self._tails[run] = Tail(session, float(record.equity), gross, bool(waiting), record.state)
 
     def write_signal(self, run: int, signal: Signal) -> None:
         """Record a session's signal alone; the rest of the session follows by ``write_session``."""
         session = day(signal.session)
-        rows = _signal_rows(run, session, signal)
+        rows = signal_rows(run, session, (signal,))
         checked = {table: [plain(row, f"{table} {session}") for row in part] for table, part in rows.items()}
         with self.transaction():
             for table, part in checked.items():
-                self._conn.executemany(_INSERT[table], part)
+                self._conn.executemany(INSERT[table], part)
 
     def write_metrics(self, run: int, metrics: Iterable[Metric]) -> None:
         """Record a run's figures, in place of any of the same name."""
@@ -222,9 +228,21 @@ class Ledger:
         (row,) = self._query("SELECT * FROM runs WHERE id = ?", self.resolve(run))
         return row | {key: from_us(row[key]) if row[key] is not None else None for key in ("started_at", "finished_at")}
 
-    def trades(self, run: int | str) -> list[Row]:
-        """Return the view ``trades``: every order with what became of it, oldest first."""
-        return self._query("SELECT * FROM trades WHERE run = ? ORDER BY ref", self.resolve(run))
+    def trades(self, run: int | str, symbol: str | None = None) -> list[Row]:
+        """Return the view ``trades``: every order with what became of it, oldest first; ``symbol``: of that one alone.
+
+        Raises NoData where the run has no such symbol.
+        """
+        number = self.resolve(run)
+        if symbol is not None and symbol not in (known := self.symbols(number)):
+            raise _no_symbol(number, symbol, known)
+        rows = self._query("SELECT * FROM trades WHERE run = ? ORDER BY ref", number)
+        return [row for row in rows if symbol in (None, row["symbol"])]
+
+    def symbols(self, run: int | str) -> list[str]:
+        """Return the symbols that a run has signals of, by name."""
+        rows = self._query("SELECT DISTINCT symbol FROM signals WHERE run = ? ORDER BY symbol", self.resolve(run))
+        return [row["symbol"] for row in rows]
 
     def round_trips(self, run: int | str) -> list[RoundTrip]:
         """Return each position from its opening to its closing, oldest entry first."""
@@ -241,7 +259,7 @@ class Ledger:
         if not self._query("SELECT 1 FROM sqlite_master WHERE name = 'verdicts'"):
             return []
         rows = self._query("SELECT * FROM verdicts WHERE run = ? ORDER BY fold", number)
-        return [_verdict(row) for row in rows]
+        return [verdict_of(row) for row in rows]
 
     def equity(self, run: int | str) -> list[Row]:
         """Return the table ``equity`` of a run, oldest first."""
@@ -257,13 +275,13 @@ class Ledger:
             tops.setdefault((row["session"], row["symbol"]), []).append((row["headline"], row["weight"]))
         rows = self.between("signals", run, first, last)
         keys = [(row["session"], row["symbol"]) for row in rows]
-        return [_signal(row | expected.get(key, {}), tops.get(key, [])) for row, key in zip(rows, keys, strict=True)]
+        return [signal_of(row | expected.get(key, {}), tops.get(key, [])) for row, key in zip(rows, keys, strict=True)]
 
     def between(self, table: str, run: int | str, first: date, last: date) -> list[Row]:
         """Return a run's rows of one of the hashed tables whose session lies between two days, by natural key."""
         if not self._holds(table):
             return []
-        key = ", ".join(_HASHED[table].split(", ")[: _KEYS[table]])
+        key = ", ".join(HASHED[table].split(", ")[: KEYS[table]])
         sql = f"SELECT * FROM {table} WHERE run = ? AND session BETWEEN ? AND ? ORDER BY {key}"
         return self._query(sql, self.resolve(run), day(first), day(last))
 
@@ -300,6 +318,17 @@ class Ledger:
             raise NoData("the run has no such session", where=f"run {number}", got=key, expected=expected)
         return [self._signal(row) for row in rows]
 
+    def why_one(self, run: int | str, session: date, symbol: str | None = None) -> Signal:
+        """Return a session's signal of one symbol, which need not be named where the run has one alone.
+
+        Raises as ``why`` does, and NoData where several are there and none is named, or another one is.
+        """
+        found = {signal.symbol: signal for signal in self.why(run, session)}
+        symbol = next(iter(found)) if symbol is None and len(found) == 1 else symbol
+        if symbol not in found:
+            raise _no_symbol(self.resolve(run), symbol, sorted(found))
+        return found[symbol]
+
     def ledger_hash(self, run: int | str, *, until: date | None = None) -> str:
         """Return the sha256 of a run's signals, news weights, orders, fills and equity, by natural key.
 
@@ -311,10 +340,10 @@ class Ledger:
         """
         number, digest = self.resolve(run), hashlib.sha256()
         with store_errors(self.path):
-            for table, columns in _HASHED.items():
+            for table, columns in HASHED.items():
                 if not self._holds(table):
                     continue
-                key = ", ".join(columns.split(", ")[: _KEYS[table]])
+                key = ", ".join(columns.split(", ")[: KEYS[table]])
                 sql = f"SELECT {columns} FROM {table} WHERE run = ? AND session <= ? ORDER BY {key}"
                 begun = False
                 for row in self._conn.execute(sql, (number, str(until or date.max))):
@@ -332,17 +361,17 @@ class Ledger:
         until: the last session that counts, None for all.
         """
         found: list[tuple[str, str]] = []
-        for table, columns in _HASHED.items():
+        for table, columns in HASHED.items():
             if not self._holds(table):
                 continue
-            key = ", ".join(columns.split(", ")[: _KEYS[table]])
+            key = ", ".join(columns.split(", ")[: KEYS[table]])
             sql = f"SELECT {columns} FROM {table} WHERE run = ? AND session <= ? ORDER BY {key}"
             mine, theirs = (self._query(sql, run, str(until or date.max)) for run in (one, other))
             for row in range(max(len(mine), len(theirs))):
                 pair = [rows[row] if row < len(rows) else None for rows in (mine, theirs)]
                 if pair[0] != pair[1]:
                     session = min(str(held["session"]) for held in pair if held)
-                    one_row, other_row = (_told(held) for held in pair)
+                    one_row, other_row = (told(held) for held in pair)
                     found.append((session, f"{table} of {session}: {one_row}; the other: {other_row}"))
                     break
         return min(found)[1] if found else ""
@@ -353,20 +382,20 @@ class Ledger:
         top = [(one["headline"], one["weight"]) for one in self._query(sql, *key)]
         sql = "SELECT expected_return FROM expected_returns WHERE run = ? AND session = ? AND symbol = ?"
         expected = self._query(sql, *key) if self._holds("expected_returns") else []
-        return _signal(row | (expected[0] if expected else {}), top)
+        return signal_of(row | (expected[0] if expected else {}), top)
 
     def _holds(self, table: str) -> bool:
         """Tell whether the file has a hashed table: one of before, opened to be read, may lack those of ADDED."""
         return table not in ADDED or self.has_table(table)
 
-    def _tail(self, run: int) -> _Tail:
+    def _tail(self, run: int) -> Tail:
         if run not in self._tails:
             sql = """SELECT session, equity, equity_gross AS gross,
                 coalesce((SELECT state FROM states s WHERE s.run = e.run ORDER BY s.session DESC LIMIT 1), 'ACTIVE')
                 AS state FROM equity e WHERE run = ? ORDER BY session DESC LIMIT 1"""
             last = self._query(sql, self.resolve(run))
             waiting = self._query("SELECT 1 FROM orders WHERE run = ? AND status = ? LIMIT 1", run, OPEN)
-            self._tails[run] = _Tail(**last[0], waiting=bool(waiting)) if last else _Tail()
+            self._tails[run] = Tail(**last[0], waiting=bool(waiting)) if last else Tail()
         return self._tails[run]
 
     def has_table(self, name: str) -> bool:
@@ -387,6 +416,12 @@ class Ledger:
         Yields the connection, for the rooms that keep tables of their own in this file.
         """
         return Transaction(self._conn, self.path, undone=self._tails.clear)  # they may tell of rows that are undone
+
+
+def _no_symbol(run: int, symbol: str | None, known: Sequence[str]) -> NoData:
+    what = "the run has several symbols" if symbol is None else "the run has no such symbol"
+    do = "name one: --symbol SYMBOL" if symbol is None else None
+    return NoData(what, where=f"run {run}", got=symbol, expected=f"one of {', '.join(known)}", do=do)
 
 
 def signals_frame(path: Path | str, run: int | str = "latest", symbol: str | None = None) -> pd.DataFrame:
@@ -413,65 +448,3 @@ def signals_frame(path: Path | str, run: int | str = "latest", symbol: str | Non
     }
     kinds = {"signal": "int64", "p_up": "float64", "expected_return": "float64"}
     return pd.DataFrame(columns, index=index).astype(kinds)
-
-
-def _told(row: Row | None) -> str:
-    return ", ".join(f"{name} {value}" for name, value in row.items()) if row else "no such row"
-
-
-def _signal(row: Row, top: Sequence[tuple[str, float]]) -> Signal:
-    values = {key: value for key, value in row.items() if key not in ("run", "session")}
-    return Signal(**values, session=date.fromisoformat(row["session"]), top=tuple(top))
-
-
-def _check_order(run: int, session: str, record: SessionRecord, tail: _Tail) -> None:
-    if day(record.session) != session:
-        raise TimeError("signal and account are of different sessions", got=record.session, expected=session)
-    if session <= tail.session:
-        raise TimeError("a session out of order", where=f"run {run}", got=session, expected=f"one after {tail.session}")
-    for fill in record.fills:
-        if fill.session != record.session:
-            raise TimeError("a fill of another session", where=f"run {run}", got=fill.session, expected=session)
-
-
-def _verdict(row: Row) -> Verdict:
-    values = {key: value for key, value in row.items() if key != "run"}
-    return Verdict(**values | {"session": date.fromisoformat(row["session"]), "adopted": bool(row["adopted"])})
-
-
-def _signal_rows(run: int, session: str, signal: Signal) -> dict[str, list[tuple[object, ...]]]:
-    facts = (signal.p_up, signal.side, signal.model_id, signal.reason, signal.news_count, signal.effective_news)
-    expected = signal.expected_return
-    return {
-        "signals": [(run, session, signal.symbol, *facts)],
-        "expected_returns": [] if expected is None else [(run, session, signal.symbol, expected)],
-        "news_weights": [(run, session, signal.symbol, rank, *top) for rank, top in enumerate(signal.top, start=1)],
-    }
-
-
-def _fill_rows(run: int, record: SessionRecord) -> list[tuple[object, ...]]:
-    rows: list[tuple[object, ...]] = []
-    parts: Counter[int] = Counter()
-    for fill in record.fills:
-        parts[fill.order_ref] += 1
-        money = (fill.size, fill.price, fill.reference_price, fill.commission, fill.slippage_cost)
-        rows.append((run, day(fill.session), fill.order_ref, parts[fill.order_ref], fill.symbol, *money))
-    return rows
-
-
-def _equity_row(
-    run: int, session: str, record: SessionRecord, gross: float, always_buy_equity: float
-) -> tuple[object, ...]:
-    held = (record.cash, record.position, record.exposure)
-    flows = (record.commission, record.slippage, record.borrow, record.interest)
-    return (run, session, record.equity, gross, *held, *flows, always_buy_equity)
-
-
-def _gross(record: SessionRecord, tail: _Tail) -> float:
-    """Return equity_gross: what the account would hold had each day's return been spared that day's costs."""
-    before_costs = float(record.equity + record.commission + record.slippage + record.borrow)
-    if not tail.session:
-        return before_costs
-    if tail.equity <= 0:  # ruined: a return on nothing has no meaning, so count money
-        return tail.gross + before_costs - tail.equity
-    return tail.gross * before_costs / tail.equity

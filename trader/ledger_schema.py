@@ -163,6 +163,17 @@ CREATE TABLE expected_returns (
   PRIMARY KEY (run, session, symbol),
   FOREIGN KEY (run, session, symbol) REFERENCES signals(run, session, symbol)
 ) STRICT, WITHOUT ROWID""",
+    "holdings": """
+CREATE TABLE holdings (
+  run INTEGER NOT NULL,
+  session TEXT NOT NULL,              -- at whose close it is held
+  symbol TEXT NOT NULL,
+  size REAL NOT NULL,                 -- units, negative = short, never 0
+  price REAL NOT NULL,                -- the newest close, of an earlier session where this one has no bar
+  value REAL NOT NULL,                -- size times price
+  PRIMARY KEY (run, session, symbol),
+  FOREIGN KEY (run, session) REFERENCES equity(run, session)
+) STRICT, WITHOUT ROWID""",
     "states": """
 CREATE TABLE states (
   run INTEGER NOT NULL REFERENCES runs(id),

@@ -132,6 +132,12 @@ def notes(config: Config, window: Window, made: Forecasts, trading: TradeSummary
         found.append(f"The bars end on {span.last}.")
     if run.market in ("sp500", "nasdaq"):
         found.append("A price index: dividends are not in it, and nobody can trade it as such.")
+    return [*found, *limit_notes(trading)]
+
+
+def limit_notes(trading: TradeSummary) -> list[str]:
+    """Return how many orders the limits cut or refused, a sentence each."""
+    found = []
     for what, orders in (("cut to a limit", trading.cut), ("refused", trading.refused)):
         if orders:
             were = "1 order was" if len(orders) == 1 else f"{len(orders)} orders were"

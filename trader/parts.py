@@ -63,6 +63,7 @@ STRATEGIES = {
     "vol_target": "strategies.vol_target:VolTarget",
     "top_k": "strategies.top_k:TopK",
 }
+MANY = ("top_k",)  # of those, what trades many symbols
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +295,11 @@ def strategy_of(config: Config) -> tuple[type[Any], Mapping[str, Any]]:
     parameters = dict(config.strategy.get(name, {}))
     check_parameters(kind, parameters)
     return kind, parameters
+
+
+def trades_many(strategy: str) -> bool:
+    """Tell whether a strategy may be given many symbols: one of ours that ranks them, a user's own, or none known."""
+    return strategy in MANY or strategy not in STRATEGIES
 
 
 def _unknown(what: str, name: str, table: Mapping[str, object]) -> ConfigError:

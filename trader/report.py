@@ -66,21 +66,21 @@ def figures(outcome: Outcome) -> Table:
     )
     table.title_style = "bold"
     table.add_column("[95 % interval]", no_wrap=True)
-    table.add_column(_class_name(run.model), justify="right")
+    table.add_column(class_name(run.model), justify="right")
     table.add_column("Always Buy", justify="right")
     for name in outcome.rivals:
         table.add_column(name, justify="right")
     _signal_rows(table, outcome)
-    for label, name, of, style in _ACCOUNT:
+    for label, name, of, style in ACCOUNT_ROWS:
         row = [
             label,
-            _figure(report, name, of, style),
-            _figure(report, name, "always_buy", style) if of == "net" else "",
+            figure(report, name, of, style),
+            figure(report, name, "always_buy", style) if of == "net" else "",
         ]
         table.add_row(*row, *("" for _ in outcome.rivals))
     table.add_section()
-    for label, name, style in _EXCESS:
-        table.add_row(label, _figure(report, name, "excess", style), "", *("" for _ in outcome.rivals))
+    for label, name, style in EXCESS_ROWS:
+        table.add_row(label, figure(report, name, "excess", style), "", *("" for _ in outcome.rivals))
     return table
 
 
@@ -90,7 +90,7 @@ _SIGNALS = (
     ("paper PnL, a sum", "paper_pnl", "ratio"),
     ("paper Sharpe", "paper_sharpe", "ratio"),
 )
-_ACCOUNT = (
+ACCOUNT_ROWS = (
     ("PnL net, thousands", "pnl", "net", "thousands"),
     ("Sharpe, net", "sharpe", "net", "ratio"),
     ("annual return, net", "annual_return", "net", "percent"),
@@ -103,7 +103,7 @@ _ACCOUNT = (
     ("exposure, mean", "exposure", "net", "percent"),
     ("hit rate, sessions held", "hit_rate", "net", "percent"),
 )
-_EXCESS = (
+EXCESS_ROWS = (
     ("excess Sharpe", "excess_sharpe", "ratio"),
     ("excess annual return", "excess_return", "percent"),
 )
@@ -112,27 +112,29 @@ _EXCESS = (
 def _signal_rows(table: Table, outcome: Outcome) -> None:
     table.add_row(Text("Signals, close to close", style="italic"))
     for label, name, style in _SIGNALS:
-        cells = [_figure(outcome.report, name, of, style) for of in ("signals", "always_buy")]
+        cells = [figure(outcome.report, name, of, style) for of in ("signals", "always_buy")]
         beside = (_of_list(rival, name, style) for rival in outcome.rivals.values())
         table.add_row(label, *cells, *beside)
     table.add_section()
     table.add_row(Text(f"Account, {outcome.config.run.execution}", style="italic"))
 
 
-def _figure(report: Any, name: str, of: str, style: str) -> str:
+def figure(report: Any, name: str, of: str, style: str) -> str:
+    """Return a report's figure with its interval, "" where it has none of this name."""
     try:
         metric = report.get(name, of)
     except KeyError:
         return ""
-    return _bracketed(metric, style)
+    return bracketed(metric, style)
 
 
 def _of_list(metrics: Sequence[Metric], name: str, style: str) -> str:
-    found = [_bracketed(metric, style) for metric in metrics if metric.name == name]
+    found = [bracketed(metric, style) for metric in metrics if metric.name == name]
     return found[0].replace(" [", "\n[") if found else DASH
 
 
-def _bracketed(metric: Metric, style: str) -> str:
+def bracketed(metric: Metric, style: str) -> str:
+    """Return a figure with its interval behind it, where it has one."""
     if metric.low is None or metric.high is None:
         return _written(metric.value, style)
     low, high = (_written(bound, style).removesuffix(" %") for bound in (metric.low, metric.high))
@@ -150,6 +152,7 @@ def _written(value: float | None, style: str) -> str:
     written = {
         "percent": f"{value * 100:.1f} %",
         "ratio": f"{value:.2f}",
+        "small": f"{value:.4f}",
         "money": f"{value:,.0f}",
         "thousands": f"{value / 1000:,.1f}",
         "times": f"{value:.1f} ×",
@@ -181,7 +184,7 @@ def _stage_line(outcome: Outcome) -> str:
     spent = ", ".join(f"{name} {seconds:.1f}" for name, seconds in outcome.stages.items())
     trained = sum(not fold.cached for fold in outcome.forecasts.folds)
     cached = len(outcome.forecasts.folds) - trained
-    name = _class_name(outcome.forecasts.model)
+    name = class_name(outcome.forecasts.model)
     line = f"Seconds: {spent}. Models of {name}: {trained} trained now, {cached} cached."
     if outcome.bare_seconds is None:
         return line
@@ -228,7 +231,7 @@ def runs_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             row["status"],
             (row["started_utc"] or "")[:16].replace(" ", "\n"),
             f"{row['market']}\n{row['news']}",
-            f"{_class_name(row['model'])}\n{_class_name(row['strategy'])}",
+            f"{class_name(row['model'])}\n{class_name(row['strategy'])}",
             row["sessions"],
             f"{row['traded_from']}\n{row['traded_to']}" if row["traded_from"] else DASH,
             _with_interval(row["sharpe"], row["sharpe_low"], row["sharpe_high"]),
@@ -244,7 +247,7 @@ def _with_interval(value: float | None, low: float | None, high: float | None) -
     return _written(value, "ratio") + interval
 
 
-def _class_name(name: str) -> str:
+def class_name(name: str) -> str:
     """Return the short name of a part: a user's ``package.module:Class`` is shown as Class."""
     return name.rpartition(":")[2]
 

@@ -41,6 +41,7 @@ from trader.spans import history_of
 from trader.store import FileSource, MarketStore
 from trader.stored_signals import StoredSignals
 from trader.training import Trainer
+from trader.universe import market_of, refuse_universe
 
 LOCKED_SECONDS = 120.0  # how long a transaction waits for another program that writes
 
@@ -85,6 +86,7 @@ def open_account(
     Raises ConfigError for a name, part or execution that cannot be, NoData for a run, a market or a news set that is
     not there.
     """
+    refuse_universe(config.run.market, "a paper account")
     check_tradable(config.run.execution)
     strategy_of(config)
     check_chats(config)
@@ -99,6 +101,7 @@ def open_account(
         if signals_run is not None:
             run = ledger.resolve(signals_run)
             facts = ledger.run_facts(run)
+            refuse_universe(market_of(facts["config"]), "an account that trades a run's signals")
             if facts["market"] != config.run.market:
                 raise ConfigError(
                     "the run's signals are of another market", got=facts["market"], expected=config.run.market

@@ -16,7 +16,7 @@ from importlib import metadata
 import json
 from pathlib import Path
 import time
-from typing import Any
+from typing import Any, cast
 
 from models.base import Days, FitReport, Model, ModelFactory
 from models.devices import lost_device
@@ -111,17 +111,7 @@ class Trainer:
 
         Raises ModelError where a training fails.
         """
-        jobs = [self._job(fold, self.spec) for fold in folds]
-        due = {job.model_id: job for job in jobs if not self.registry.has(job.model_id)}
-        seconds: dict[str, float] = {}
-        with closing(_fit_all(list(due.values()), self._days, self._workers)) as fitted:
-            for done, (model_id, took) in enumerate(fitted, start=1):
-                seconds[model_id] = took
-                if progress:
-                    progress(done, len(due))
-        return [
-            self._trained(fold, job.model_id, seconds.get(job.model_id)) for fold, job in zip(folds, jobs, strict=True)
-        ]
+        return train_together([(self, folds)], progress)[0]
 
     def begin(self, fold: Fold, *, fall_back: bool = False) -> Training:
         """Start to train one fold in a process of its own; one that the registry has is done at once.
@@ -150,17 +140,10 @@ class Trainer:
             spec = self.fallback
         if device and device != spec.settings.get("device", CPU):
             raise ModelError("the model fell back to another device", where=model_id, expected=spec.settings["device"])
-        return Loaded(model_id, _fitting(self.registry, name, manifest, spec), _last_seen(manifest, name))
+        return Loaded(model_id, fitting(self.registry, name, manifest, spec), last_seen_of(manifest, name))
 
     def _trained(self, fold: Fold, model_id: str, seconds: float | None) -> TrainedFold:
-        try:
-            report = FitReport(**self.registry.manifest(model_id)["report"])
-        except (KeyError, TypeError) as error:
-            raise ModelError(
-                "a manifest without its report",
-                where=self.registry.folder / model_id,
-                do="delete that folder and run again",
-            ) from error
+        report = report_of(self.registry, model_id)
         return TrainedFold(fold, model_id, report, seconds or 0.0, cached=seconds is None)
 
     def _job(self, fold: Fold, spec: ModelSpec) -> _Job:
@@ -168,16 +151,9 @@ class Trainer:
         sessions = self._window.sessions
         seed = fold_seed(spec.seed, spec.name, str(sessions[fold.train.stop - 1]))
         train, validation = (range(part.start - first, part.stop - first) for part in (fold.train, fold.validation))
-        shape = {
-            "model": spec.name,
-            "settings": dict(spec.settings),
-            "lookback": spec.lookback,
-            "texts": spec.texts_id,
-            "seed": seed,
+        shape = shape_of(spec, seed) | {
             "train": [train.start, train.stop],
             "validation": [validation.start, validation.stop],
-            "code": spec.code or code_hash("models"),
-            "versions": {name: metadata.version(name) for name in ("torch", "numpy", "scikit-learn")},
         }
         spans = {
             "train": [str(sessions[fold.train.start]), str(sessions[fold.train.stop - 1])],
@@ -200,13 +176,35 @@ class Trainer:
         return self._window.learnable(job.first, job.first + job.validation.stop)
 
     def _id(self, shape: Mapping[str, Any], days: Days) -> str:
-        digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
-        # A text's digest and the language model's fingerprint stand for its embedding: the one is a function of them.
-        keys = self._window.text_keys(days)
-        for array in (days.market, days.next_return, days.news_offset, keys, days.news_sentiment):
-            digest.update(f"{array.dtype}{array.shape}".encode())
-            digest.update(array.tobytes())
-        return f"{shape['model']}-{digest.hexdigest()[:20]}"
+        return content_id(shape, [(self._window, days)])
+
+
+def train_together(
+    work: Sequence[tuple[Trainer, Sequence[Fold]]], progress: Callable[[int, int], None] | None = None
+) -> list[list[TrainedFold]]:
+    """Return each trainer's folds with their models, in the order given, all that are lacking trained side by side.
+
+    The trainers share a registry and a number of workers, as those of one run do. Raises ModelError where a training
+    fails.
+    """
+    jobs = [[trainer._job(fold, trainer.spec) for fold in folds] for trainer, folds in work]
+    due: dict[str, _Job] = {}
+    owner: dict[str, Trainer] = {}
+    for (trainer, _), own in zip(work, jobs, strict=True):
+        for job in own:
+            if job.model_id not in due and not trainer.registry.has(job.model_id):
+                due[job.model_id], owner[job.model_id] = job, trainer
+    seconds: dict[str, float] = {}
+    workers = max((trainer._workers for trainer, _ in work), default=1)
+    with closing(_fit_all(list(due.values()), lambda job: owner[job.model_id]._days(job), workers)) as fitted:
+        for done, (model_id, took) in enumerate(fitted, start=1):
+            seconds[model_id] = took
+            if progress:
+                progress(done, len(due))
+    return [
+        [trainer._trained(fold, job.model_id, seconds.get(job.model_id)) for fold, job in zip(folds, own, strict=True)]
+        for (trainer, folds), own in zip(work, jobs, strict=True)
+    ]
 
 
 class Training:
@@ -252,11 +250,11 @@ def check_promotable(
     if not registry.has(model_id):
         raise ModelError("no such model", where=registry.folder, got=model_id, do="`models list` shows all")
     manifest = registry.check(model_id)
-    _fitting(registry, model_id, manifest, spec)
+    fitting(registry, model_id, manifest, spec)
     for key, expected in about.items():
         if manifest.get(key) != expected:
             raise ModelError(f"the model does not fit: {key}", where=model_id, got=manifest.get(key), expected=expected)
-    seen = _last_seen(manifest, model_id)
+    seen = last_seen_of(manifest, model_id)
     if seen > first:
         raise ModelError(
             "the model has seen sessions that the account has not", where=model_id, got=seen, expected=f"up to {first}"
@@ -264,7 +262,7 @@ def check_promotable(
     return manifest
 
 
-def _fitting(registry: Registry, model_id: str, manifest: Mapping[str, Any], spec: ModelSpec) -> Model:
+def fitting(registry: Registry, model_id: str, manifest: Mapping[str, Any], spec: ModelSpec) -> Model:
     """Load a model into what the specification makes; raise ModelError where it is of another kind."""
     for key, expected in (("model", spec.name), ("lookback", spec.lookback), ("texts", spec.texts_id)):
         if manifest.get(key) != expected:
@@ -278,12 +276,50 @@ def _fitting(registry: Registry, model_id: str, manifest: Mapping[str, Any], spe
     return model
 
 
-def _last_seen(manifest: Mapping[str, Any], model_id: str) -> date:
+def last_seen_of(manifest: Mapping[str, Any], model_id: str) -> date:
+    """Return the newest session whose close a model learned from or stopped on; ModelError where it does not say."""
     try:
         return date.fromisoformat(manifest["spans"]["last_seen"])
     except (KeyError, TypeError, ValueError) as error:
         do = "delete that folder and run again"
         raise ModelError("the manifest does not say what the model saw last", where=model_id, do=do) from error
+
+
+def report_of(registry: Registry, model_id: str) -> FitReport:
+    """Return how a model's training went; raise ModelError where its manifest does not say."""
+    try:
+        return FitReport(**registry.manifest(model_id)["report"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(
+            "a manifest without its report",
+            where=registry.folder / model_id,
+            do="delete that folder and run again",
+        ) from error
+
+
+def shape_of(spec: ModelSpec, seed: int) -> dict[str, Any]:
+    """Return what shapes a model beside its days: it is hashed into the model's id and written into its manifest."""
+    return {
+        "model": spec.name,
+        "settings": dict(spec.settings),
+        "lookback": spec.lookback,
+        "texts": spec.texts_id,
+        "seed": seed,
+        "code": spec.code or code_hash("models"),
+        "versions": {name: metadata.version(name) for name in ("torch", "numpy", "scikit-learn")},
+    }
+
+
+def content_id(shape: Mapping[str, Any], learned: Sequence[tuple[Window, Days]]) -> str:
+    """Return a model's id: the hash of its shape and of every day that it learns from, each of its window."""
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    for window, days in learned:
+        # A text's digest and the language model's fingerprint stand for its embedding: the one is a function of them.
+        keys = window.text_keys(days)
+        for array in (days.market, days.next_return, days.news_offset, keys, days.news_sentiment):
+            digest.update(f"{array.dtype}{array.shape}".encode())
+            digest.update(array.tobytes())
+    return f"{shape['model']}-{digest.hexdigest()[:20]}"
 
 
 def _plain(settings: Mapping[str, Any]) -> Any:
@@ -308,18 +344,35 @@ def code_hash(*packages: str) -> str:
 
 
 def _fit(job: _Job, days: Days) -> tuple[str, float]:
+    def learn(model: Any) -> FitReport:
+        return cast(FitReport, model.fit(days, job.train, job.validation, job.seed))
+
+    return fit_and_save(job.spec, job.model_id, Registry(job.folder), job.manifest, learn)
+
+
+def fit_and_save(
+    spec: ModelSpec,
+    model_id: str,
+    registry: Registry,
+    manifest: Mapping[str, Any],
+    learn: Callable[[Any], FitReport],
+) -> tuple[str, float]:
+    """Make a model, let it learn, write it with its manifest; return its id and the seconds that it took.
+
+    Raises DeviceLost where its GPU was lost, ModelError for whatever else goes wrong inside the model.
+    """
     started = time.perf_counter()
     try:
-        model = job.spec.factory()
-        report = model.fit(days, job.train, job.validation, job.seed)
+        model = spec.factory()
+        report = learn(model)
     except Exception as error:  # the model may be the user's own, so it may raise anything
         if why := lost_device(error):
-            raise DeviceLost("the training lost its device", where=job.model_id, got=why) from error
+            raise DeviceLost("the training lost its device", where=model_id, got=why) from error
         if isinstance(error, TraderError):
             raise
-        raise ModelError("the training failed", where=job.model_id, got=f"{type(error).__name__}: {error}") from error
-    Registry(job.folder).save(job.model_id, model.weights(), {**job.manifest, "report": asdict(report)})
-    return job.model_id, time.perf_counter() - started
+        raise ModelError("the training failed", where=model_id, got=f"{type(error).__name__}: {error}") from error
+    registry.save(model_id, model.weights(), {**manifest, "report": asdict(report)})
+    return model_id, time.perf_counter() - started
 
 
 def _fit_all(jobs: Sequence[_Job], days_of: Callable[[_Job], Days], workers: int) -> Fitted:

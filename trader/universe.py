@@ -132,6 +132,31 @@ def is_file(market: str) -> bool:
     return market.endswith(".toml")
 
 
+def is_universe(market: str) -> bool:
+    """Tell whether ``[run] market`` means many symbols: it names a universe's file, or is a universe's own text."""
+    return is_file(market) or "\n" in market
+
+
+def refuse_universe(market: str, what: str) -> None:
+    """Raise ConfigError where ``[run] market`` means many symbols, for what takes one."""
+    if is_universe(market):
+        do = "name one symbol; `python -m trader backtest --market FILE.toml` trades many"
+        raise ConfigError(f"{what} takes one symbol, not a universe", where="[run] market", got=_shown(market), do=do)
+
+
+def market_of(config: str) -> str:
+    """Return ``[run] market`` of a run's stored config, "" where it has none.
+
+    >>> market_of('{"run": {"market": "sp500"}}'), market_of("")
+    ('sp500', '')
+    """
+    return str(json.loads(config or "{}").get("run", {}).get("market", ""))
+
+
+def _shown(market: str) -> str:
+    return market if is_file(market) else universe_of(market).name
+
+
 def universe_of(market: str) -> Universe:
     """Return what ``[run] market`` means: a file's universe, a universe's own text (it has lines), or one symbol.
 
