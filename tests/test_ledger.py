@@ -130,6 +130,35 @@ def path(tmp_path: Path) -> Path:
 # What is kept
 
 
+def test_an_expected_return_comes_back_with_its_signal_and_is_part_of_the_hash(path: Path) -> None:
+    hashes = []
+    for expected in (None, 0.0012, 0.0013):
+        with Ledger.open(path) as ledger:
+            run = ledger.start_run(FACTS)
+            signal = replace(a_signal(0), expected_return=expected)
+            ledger.write_session(run, signal=signal, record=a_record(0), always_buy_equity=1000.0)
+            assert ledger.signals(run) == [signal] == ledger.why(run, SESSIONS[0])
+            hashes.append(ledger.ledger_hash(run))
+        frame = signals_frame(path, run)
+        assert frame["expected_return"].tolist() == pytest.approx(
+            [np.nan if expected is None else expected], nan_ok=True
+        )
+    assert len(set(hashes)) == 3
+
+
+def test_a_ledger_from_before_expected_returns_is_read_with_the_hash_that_it_had(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        run = ledger.start_run(FACTS)
+        write(ledger, run, [0, 1, 2])
+        whole = ledger.ledger_hash(run)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE expected_returns")
+    with Ledger.open(path, read_only=True) as ledger:
+        assert ledger.ledger_hash(run) == whole
+        assert [signal.expected_return for signal in ledger.signals(run)] == [None] * 3
+        assert ledger.why(run, SESSIONS[1]) == [a_signal(1)]
+
+
 def test_a_run_is_read_back_as_it_was_written(path: Path) -> None:
     clock = SimulatedClock(STARTED)
     with Ledger.open(path, clock=clock) as ledger:

@@ -20,6 +20,7 @@ from models.baselines import Boosting, Logistic
 from models.ensemble import Ensemble, EnsembleConfig
 from models.fitting import InMemory
 from models.fpt import Fpt, FptConfig
+from models.msmf.model import Msmf, MsmfConfig
 from models.naf import Naf, NafConfig
 from models.pen import Pen, PenConfig
 from models.same_day_logistic import SameDayLogistic
@@ -48,6 +49,9 @@ class Case:
 EAGER = {"lookback": 3, "trailing": 5, "dropout": 0.0, "weight_decay": 0.0, "epochs": 100, "patience": 100, "batch": 4}
 # Two narrow blocks; five days, for of a window's level FPT sees nothing: three days alike tell it nothing.
 GPT2 = {"lookback": 5, "hidden": 64, "heads": 2, "blocks": 2, "learning_rate": 3e-3, "epochs": 8}
+# Small: a chart of five sessions, two heads.
+MSMF = {"lookback": 3, "chart_sessions": 5, "hidden": 16, "token_width": 16, "heads": 2, "epochs": 8, "batch_days": 16}
+MSMF |= {"learning_rate": 3e-3, "pretrain_epochs": 1}
 CASES = [
     Case("logistic", lambda: Logistic(lookback=3), lambda: Logistic(lookback=3)),
     Case("boosting", lambda: Boosting(lookback=3), lambda: Boosting(lookback=3)),
@@ -74,6 +78,11 @@ CASES = [
         lambda: Pen(PenConfig(lookback=3, dropout=0, learning_rate=3e-3, epochs=60, patience=60, batch_days=4)),
     ),
     Case("same_day_logistic", lambda: SameDayLogistic(lookback=3), lambda: SameDayLogistic(lookback=3)),
+    Case(
+        "msmf",
+        lambda: Msmf(MsmfConfig(**MSMF)),  # type: ignore[arg-type]
+        lambda: Msmf(MsmfConfig(**MSMF | {"dropout": 0.0, "weight_decay": 0.0, "epochs": 60, "patience": 60})),  # type: ignore[arg-type]
+    ),
     # Further models: one Case each, here.
 ]
 
@@ -172,7 +181,7 @@ def test_the_same_arguments_give_the_same_weights_whatever_comes_after_validatio
 def test_its_statistics_are_those_of_the_training_days(case: Case) -> None:
     days, later = market(), int(market().news_offset[TRAIN.stop])
     bars, sentiment = days.market.copy(), days.news_sentiment.copy()
-    bars[TRAIN.stop :], sentiment[later:] = bars[TRAIN.stop :] + 3, [1, 0, 0]
+    bars[TRAIN.stop :], sentiment[later:] = bars[TRAIN.stop :] + 0.3, [1, 0, 0]
     other = case.make()
     other.fit(replace(days, market=bars, news_sentiment=sentiment), TRAIN, VALIDATION, seed=1)
     statistics = {name: array for name, array in fitted(case).weights().items() if name.startswith("numbers.")}

@@ -28,7 +28,7 @@ from trader.universe import market_of, universe_of
 from trader.universe_outcome import UniverseOutcome
 
 DAYS = builders.sessions(190)
-FIRST, LAST, CUT = DAYS[104], DAYS[-1], DAYS[150]
+FIRST, LAST, CUT = DAYS[104], DAYS[-1], DAYS[140]
 SYMBOLS = ("A", "B", "C", "LATE")
 LISTED = {"LATE": 106}  # by symbol, the position of its first bar: they fill a fold from the 164th on
 HOLES = {"B": (110, 119, 120)}

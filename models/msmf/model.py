@@ -99,23 +99,23 @@ class Msmf:
         reader = self._trained()
         state, scaler = reader.network.state_dict(), reader.scaler
         arrays: Weights = {f"network.{name}": t.cpu().numpy().copy() for name, t in state.items()}
-        return arrays | {"market.mean": scaler.mean.copy(), "market.std": scaler.std.copy()}
+        return arrays | {"numbers.mean": scaler.mean.copy(), "numbers.std": scaler.std.copy()}
 
     def load(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         """Take what ``weights()`` returned; ValueError where names, shapes or dtypes differ from this configuration."""
-        mean, e_t = weights.get("market.mean", np.empty(0)), weights.get("network.text.e_t.weight", np.empty((0, 1)))
+        mean, e_t = weights.get("numbers.mean", np.empty(0)), weights.get("network.text.e_t.weight", np.empty((0, 1)))
         with reproducible(0):  # initial weights are drawn, to be overwritten
             network = Network(self.config, e_t.shape[-1] if e_t.ndim else 1, mean.size or 1)
         state = network.state_dict()
         expected = {f"network.{name}": tuple(t.shape) for name, t in state.items()}
-        expected |= {"market.mean": (mean.size,), "market.std": (mean.size,)}
+        expected |= {"numbers.mean": (mean.size,), "numbers.std": (mean.size,)}
         got = {name: array.shape for name, array in weights.items()}
         if got != expected or any(array.dtype != np.float32 for array in weights.values()):
             wrong = sorted(name for name in expected | got if expected.get(name) != got.get(name)) or ["not float32"]
             raise ValueError(f"weights do not fit this MSMF: {', '.join(wrong[:5])}")
         for name, tensor in state.items():
             tensor.copy_(torch.from_numpy(np.array(weights[f"network.{name}"])))
-        scaler = Standardiser(*(np.array(weights[f"market.{name}"], np.float32) for name in ("mean", "std")))
+        scaler = Standardiser(*(np.array(weights[f"numbers.{name}"], np.float32) for name in ("mean", "std")))
         self._reader = Reader(self.config, network.to(self.config.device).eval(), scaler)
 
     def _trained(self) -> Reader:
