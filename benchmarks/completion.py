@@ -8,6 +8,7 @@ optimum's, and the share of the possible gain, (mean² − ours²) / (mean² −
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 import math
 import time
@@ -96,18 +97,18 @@ def linear_filling(truth: Floats, present: NDArray[np.bool_], mean: Floats, cova
     return filled
 
 
-SETS = {
+SETS: dict[str, Callable[[], Planted]] = {
     "8 Gaussians in 64, centres 1 apart, half missing": lambda: mixture(1.0),
     "8 Gaussians in 64, centres 2 apart, half missing": lambda: mixture(2.0),
     "3 blocks of 32, 4 factors, noise 0.7, one block missing": lambda: blocks(0.7),
     "the same, noise 0.3": lambda: blocks(0.3),
     "the same, noise 0.7, Student t(3)": lambda: blocks(0.7, heavy=True),
 }
-MODELS = (
-    ("RBM 256, the default", lambda V: RbmCompletion(V)),
-    ("RBM 512", lambda V: RbmCompletion(V, CompletionConfig(hidden=(512,)))),
-    ("DBN 256–128", lambda V: DbnCompletion(V)),
-    ("DBN 256–256", lambda V: DbnCompletion(V, CompletionConfig(hidden=(256, 256)))),
+MODELS: tuple[tuple[str, Callable[[int], DbnCompletion]], ...] = (
+    ("RBM 512, the default", RbmCompletion),
+    ("RBM 256", lambda V: RbmCompletion(V, CompletionConfig(hidden=(256,)))),
+    ("DBN 512–256", DbnCompletion),
+    ("DBN 512–512", lambda V: DbnCompletion(V, CompletionConfig(hidden=(512, 512)))),
 )
 
 

@@ -78,7 +78,7 @@ def test_it_fills_a_masked_half_of_a_planted_mixture_nearly_as_well_as_who_knows
     assert planted.mean_rmse == pytest.approx(error(planted, MeanFilling(64)), rel=1e-5)
 
 
-@pytest.mark.parametrize(("noise", "of_mean", "of_optimum"), [(0.7, 0.65, 1.05), (0.3, 0.40, 1.15)])
+@pytest.mark.parametrize(("noise", "of_mean", "of_optimum"), [(0.7, 0.65, 1.05), (0.3, 0.40, 1.12)])
 def test_a_missing_block_is_filled_from_the_factors_it_shares_with_the_others(
     noise: float, of_mean: float, of_optimum: float
 ) -> None:
@@ -95,9 +95,23 @@ def test_heavy_tails_cost_it_some_but_leave_it_far_better_than_the_mean() -> Non
     assert rmse < 1.15 * planted.optimal_rmse
 
 
+def test_the_rate_may_be_four_times_as_high_and_the_layer_wide_before_training_runs_away() -> None:
+    planted = blocks(0.3, N=600)
+    for config in (CompletionConfig(learning_rate=0.04, epochs=10), CompletionConfig(hidden=(1024,), epochs=10)):
+        assert error(planted, RbmCompletion(96, config)) < 0.45 * planted.mean_rmse
+
+
+def test_sixty_rows_are_enough_to_fill_far_better_than_the_mean() -> None:
+    planted = blocks(0.5, N=60)
+    for hidden, least in ((512, 0.86), (64, 0.75)):
+        model = RbmCompletion(96, CompletionConfig(hidden=(hidden,)))
+        assert planted.gain(error(planted, model)) > least
+
+
 def test_a_second_layer_fills_better_than_the_mean_and_no_better_than_the_rbm() -> None:
     planted = blocks(0.7)
-    dbn, rbm = error(planted, DbnCompletion(96)), error(planted, RbmCompletion(96))
+    one, two = (CompletionConfig(hidden=hidden, epochs=20) for hidden in ((256,), (256, 128)))
+    dbn, rbm = error(planted, DbnCompletion(96, two)), error(planted, RbmCompletion(96, one))
     assert rbm < dbn < 0.70 * planted.mean_rmse
 
 
@@ -199,7 +213,7 @@ def test_fitting_again_goes_on_from_the_present_weights_and_learns_the_refreshed
     hidden: tuple[int, ...],
 ) -> None:
     config = CompletionConfig(hidden=hidden, epochs=30, refresh_epochs=8, batch=32)
-    moved, truth, present = rows(800, 3, -8.0, turn=0.7), rows(200, 4, -8.0, turn=0.7), masked(200)
+    moved, truth, present = rows(800, 3, -8.0, turn=0.4), rows(200, 4, -8.0, turn=0.4), masked(200)
 
     def rmse(completion: DbnCompletion) -> float:
         away = (completion.fill(truth, present) - truth) / moved.std(0)
@@ -214,7 +228,7 @@ def test_fitting_again_goes_on_from_the_present_weights_and_learns_the_refreshed
     brief = DbnCompletion(V, replace(config, epochs=config.refresh_epochs))
     brief.fit(moved, seed=2)  # as many epochs from nothing
     assert rmse(scaled) < 0.2 * stale
-    assert rmse(warm) < 0.9 * rmse(scaled)
+    assert rmse(warm) < 0.97 * rmse(scaled)
     assert rmse(warm) < rmse(brief)
 
 
@@ -301,8 +315,9 @@ def test_no_steps_a_training_that_runs_away_and_settings_without_sense_are_refus
     assert isinstance(model, RbmCompletion)
     with pytest.raises(ModelError, match="needs steps"):
         model.fill(rows(3), masked(3), steps=0)
-    with pytest.raises(ModelError, match="not numbers; lower its learning_rate"):
-        RbmCompletion(V, CompletionConfig(learning_rate=1e6)).fit(rows(), seed=1)
+    for rate in (1.0, 1e30):  # large numbers, and none at all
+        with pytest.raises(ModelError, match=r"training ran away .*; lower learning_rate"):
+            RbmCompletion(V, CompletionConfig(learning_rate=rate)).fit(rows(), seed=1)
     for wrong in ({"hidden": ()}, {"hidden": (8, 0)}, {"epochs": 0}, {"learning_rate": 0.0}, {"momentum": 1.0}):
         with pytest.raises(ConfigError, match="completion"):
             CompletionConfig(**wrong)

@@ -28,6 +28,7 @@ from trader.errors import ConfigError, ModelError
 # row's bits depend neither on its neighbours nor on B. (In products of other sizes the last rows round differently.)
 FILL_BATCH = 64
 
+RUNAWAY = 1e3  # standard deviations; a reconstruction so far out is that of weights that ran away
 FARTHEST = 10.0  # standard deviations; a feature farther out is read as this far, so that one cannot drown the rest
 
 
@@ -104,7 +105,7 @@ class DbnCompletion(nn.Module):
 
     def __init__(self, V: int, config: CompletionConfig | None = None) -> None:
         super().__init__()
-        self.config = config or CompletionConfig(hidden=(256, 128))
+        self.config = config or CompletionConfig(hidden=(512, 256))
         self.standard = Standard(V)
         self.dbn = Dbn(V, self.config.hidden)
 
@@ -117,8 +118,9 @@ class DbnCompletion(nn.Module):
             fresh = not self.standard.measured
             self.standard.measure(rows)
             self.dbn.learn(self.standard(rows), self.config, fresh, generator)
-        if not all(bool(tensor.isfinite().all()) for tensor in self.state_dict().values()):
-            raise ModelError("a completion's weights are not numbers", do="lower its learning_rate")
+            far = float(self.dbn.round_trip(self.standard(rows)).abs().max())
+        if not far <= RUNAWAY:  # NaN too
+            raise ModelError("a completion's training ran away", got=f"{far:.3g} deviations", do="lower learning_rate")
 
     def fill(
         self, v: Tensor, present: Tensor, steps: int | None = None, generator: torch.Generator | None = None
