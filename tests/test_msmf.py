@@ -17,7 +17,7 @@ from models.msmf.encoders import Headlines
 from models.msmf.fusion import BlankLearning
 from models.msmf.model import Msmf
 from models.msmf.network import Network, carried_forward
-from models.msmf.reader import Reader, removed
+from models.msmf.reader import removed
 from models.panel import Part, PooledModel
 from trader.errors import ConfigError, ModelError
 
@@ -239,9 +239,27 @@ def test_settings_that_cannot_be_used_are_refused(settings: dict[str, Any], what
         MsmfConfig(**settings)
 
 
-def test_a_reader_is_what_forecasts() -> None:
-    model = trained()
-    assert isinstance(model._trained(), Reader)
+def test_texts_of_another_language_model_are_refused() -> None:
     with pytest.raises(ModelError, match="another language model"):
-        on = days()
-        model.predict(replace(on, texts=InMemory(np.zeros((40, D + 8), np.float32))), TEST)
+        trained().predict(replace(days(), texts=InMemory(np.zeros((40, D + 8), np.float32))), TEST)
+
+
+def test_nothing_of_the_validation_days_but_when_to_stop_reaches_the_weights() -> None:
+    # One epoch cannot stop earlier, so whatever validation says the same weights are kept.
+    one, settings = days(), {"epochs": 1, "pretrain_epochs": 1}
+    first, later = VALIDATION.start, int(one.news_offset[VALIDATION.start])
+    other = days(seed=8)
+    texts, sentiment = one.news_text.copy(), one.news_sentiment.copy()
+    texts[later:], sentiment[later:] = texts[later:][::-1], [0.9, 0.1, 0.0]
+    changed = replace(
+        one,
+        market=np.concatenate([one.market[:first], other.market[first:]]),
+        next_return=np.concatenate([one.next_return[:first], -one.next_return[first:]]),
+        news_text=texts,
+        news_sentiment=sentiment,
+    )
+    mine, theirs = trained(one, **settings).weights(), trained(changed, **settings).weights()
+    assert all(np.array_equal(array, theirs[name]) for name, array in mine.items())
+    changed = replace(changed, market=np.concatenate([other.market[:60], one.market[60:]]))
+    theirs = trained(changed, **settings).weights()
+    assert not np.array_equal(mine["numbers.mean"], theirs["numbers.mean"])

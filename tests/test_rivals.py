@@ -142,6 +142,14 @@ class PeekingAtNews(Answers):
         return Prediction(0.5 + 0.01 * count[np.asarray(at) + 1])
 
 
+class PeekingInReturns(Answers):
+    """Says nothing of the direction, and in its expected return the move of the day after."""
+
+    def predict(self, days: Days, at: Sequence[int]) -> Prediction:
+        move = np.append(days.market[:, 3], 0).astype(np.float64)
+        return Prediction(np.full(len(at), 0.5), move[np.asarray(at) + 1])
+
+
 def _run(home: Path, model: str, *, daily: bool = False) -> Outcome:
     settings = builders.config(model=f"tests.test_rivals:{model}")
     return engine.backtest(settings, home, DAYS[110], DAYS[-1], readers=builders.readers(), daily=daily)
@@ -164,7 +172,9 @@ def test_no_label_of_any_day_is_shown_to_who_forecasts(tmp_path: Path, daily: bo
     assert {signal.p_up for signal in _signals(outcome)} == {0.25}
 
 
-@pytest.mark.parametrize("model", ["Peeking", "PeekingALittle", "PeekingNowAndThen", "Ranking", "PeekingAtNews"])
+@pytest.mark.parametrize(
+    "model", ["Peeking", "PeekingALittle", "PeekingNowAndThen", "Ranking", "PeekingAtNews", "PeekingInReturns"]
+)
 def test_a_model_that_reads_the_days_after_is_refused_by_name(tmp_path: Path, model: str) -> None:
     with pytest.raises(ModelError, match=rf"{model}\S* \d{{4}}-\d\d-\d\d: .*days after it are cut away") as refused:
         _run(builders.a_home(tmp_path), model)

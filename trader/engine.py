@@ -7,8 +7,8 @@ Each stage is timed. A run writes whole sessions into the ledger; one that is st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date, datetime
 import inspect
@@ -291,7 +291,7 @@ def _trade(
         writer = SessionWriter(
             ledger, run, made.signals, dict(zip((bar.session for bar in bars), always_buy, strict=True))
         )
-        try:
+        with written(ledger, run, writer.flush, config.run.strategy, strategy[0]):
             numbered = zip(made.numbers, made.folds, strict=True)
             ledger.add_folds(run, [fold_facts(window, number, one) for number, one in numbered])
             ledger.add_verdicts(run, made.verdicts)
@@ -319,17 +319,6 @@ def _trade(
                 ledger.write_metrics(run, report.metrics)
                 rivals = {other.model: _figures_of(other, made, inputs, drawn) for other in beside}
             ledger_hash = ledger.ledger_hash(run)
-        except KeyboardInterrupt:
-            writer.flush()
-            ledger.finish_run(run, "stopped")
-            raise
-        except Exception as error:
-            with suppress(StoreError):  # the ledger itself may be what failed
-                writer.flush()
-                ledger.finish_run(run, "failed")
-            if (theirs := blamed(config.run.strategy, strategy[0], error)) is not None:
-                raise theirs from error
-            raise
         ledger.finish_run(run, "finished", ledger_hash)
     return Outcome(
         run=run,
@@ -344,6 +333,27 @@ def _trade(
         ledger_hash=ledger_hash,
         notes=notes(config, window, made, trading, span, last),
     )
+
+
+@contextmanager
+def written(ledger: Ledger, run: int, flush: Callable[[], None], strategy: str, kind: type[Any]) -> Iterator[None]:
+    """Keep what was whole of a run that is stopped or fails inside, and say in the ledger which it was.
+
+    flush: writes the sessions that wait.   strategy, kind: its name and class; a fault of a user's own is told as such.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        flush()
+        ledger.finish_run(run, "stopped")
+        raise
+    except Exception as error:
+        with suppress(StoreError):  # the ledger itself may be what failed
+            flush()
+            ledger.finish_run(run, "failed")
+        if (theirs := blamed(strategy, kind, error)) is not None:
+            raise theirs from error
+        raise
 
 
 def _figures_of(

@@ -117,15 +117,23 @@ def forecast(
         raise ModelError("a forecast that is not a number", where=f"{model_id} {window.sessions[use.start]}")
     checked = range(len(at)) if check_all else {0, len(at) // 2}
     for row in checked if len(at) > 1 else ():
-        alone = model.predict(days.between(row, row + lookback), [lookback - 1]).p_up[0]
-        if not abs(alone - prediction.p_up[row]) <= SAME:
-            raise ModelError(
-                "the forecast changes when the days after it are cut away",
-                where=f"{model_id} {window.sessions[use.start + row]}",
-                got=f"{prediction.p_up[row]} in its batch and {alone} from its own lookback days",
-                do="let predict read no other days than those, see models/base.py",
-            )
+        alone = model.predict(days.between(row, row + lookback), [lookback - 1])
+        for said, own in ((prediction.p_up, alone.p_up), (prediction.expected_return, alone.expected_return)):
+            differ = (said is None) != (own is None)
+            if said is not None and own is not None:
+                differ = not abs(own[0] - said[row]) <= SAME
+            if differ:
+                raise ModelError(
+                    "the forecast changes when the days after it are cut away",
+                    where=f"{model_id} {window.sessions[use.start + row]}",
+                    got=f"{_at(said, row)} in its batch and {_at(own, 0)} from its own lookback days",
+                    do="let predict read no other days than those, see models/base.py",
+                )
     return [_signal(window, at, row, prediction, model_id, symbol) for row, at in enumerate(use)]
+
+
+def _at(said: NDArray[np.float64] | None, row: int) -> object:
+    return "none" if said is None else said[row]
 
 
 def _signal(window: Window, at: int, row: int, prediction: Prediction, model_id: str, symbol: str) -> Signal:

@@ -6,7 +6,6 @@ store → universe scheduler → a window a symbol → trainer(s) and forecaster
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any
 
 from trader import metrics
 from trader.config import Config
-from trader.engine import blamed
-from trader.errors import ConfigError, StoreError
+from trader.engine import written
+from trader.errors import ConfigError
 from trader.events import BarClosed, DecisionDue, NewsArrived
 from trader.ledger import Ledger
 from trader.outcome import Home
@@ -191,7 +190,7 @@ def _trade(work: _Work, stages: Stages) -> UniverseOutcome:
     with Ledger.open(work.home.ledger) as ledger:
         run = ledger.start_run(universe_run_facts(config, seen, made))
         writer = UniverseWriter(ledger, run, made, always_buy.tolist())
-        try:
+        with written(ledger, run, writer.flush, config.run.strategy, work.strategy[0]):
             ledger.add_folds(run, made.folds)
             with stages("broker"):
                 kind, params = work.strategy
@@ -203,17 +202,6 @@ def _trade(work: _Work, stages: Stages) -> UniverseOutcome:
                 report, decisions, rivals = _measured(work, writer)
                 ledger.write_metrics(run, [*report.metrics, *decisions.metrics])
             ledger_hash = ledger.ledger_hash(run)
-        except KeyboardInterrupt:
-            writer.flush()
-            ledger.finish_run(run, "stopped")
-            raise
-        except Exception as error:
-            with suppress(StoreError):  # the ledger itself may be what failed
-                writer.flush()
-                ledger.finish_run(run, "failed")
-            if (theirs := blamed(config.run.strategy, work.strategy[0], error)) is not None:
-                raise theirs from error
-            raise
         ledger.finish_run(run, "finished", ledger_hash)
     return UniverseOutcome(
         run=run,

@@ -180,23 +180,6 @@ class RbmCompletion(DbnCompletion):
             raise ConfigError("an RBM has one layer", where="completion", got=self.config.hidden, expected="one number")
 
 
-class MeanFilling(nn.Module):
-    """Fill with each feature's mean over the training rows; a Completion."""
-
-    def __init__(self, V: int) -> None:
-        super().__init__()
-        self.standard = Standard(V)
-
-    @torch.no_grad()
-    def fit(self, rows: Tensor, seed: int) -> None:
-        """Take the means of rows (N, V); nothing is drawn."""
-        self.standard.measure(checked_rows(rows, self.standard))
-
-    def fill(self, v: Tensor, present: Tensor) -> Tensor:
-        """Fill with the means; see Completion."""
-        return complete(v, present, self.standard, lambda known, there: self.standard.mean.expand_as(known))
-
-
 class ZeroFilling(nn.Module):
     """Fill with zeros, in the features' own units; a Completion."""
 
@@ -206,12 +189,24 @@ class ZeroFilling(nn.Module):
 
     @torch.no_grad()
     def fit(self, rows: Tensor, seed: int) -> None:
-        """Learn nothing but that it was asked to."""
+        """Measure rows (N, V); nothing is drawn."""
         self.standard.measure(checked_rows(rows, self.standard))
 
     def fill(self, v: Tensor, present: Tensor) -> Tensor:
-        """Fill with zeros; see Completion."""
-        return complete(v, present, self.standard, lambda known, there: torch.zeros_like(known))
+        """Fill what is missing; see Completion."""
+        return complete(v, present, self.standard, lambda known, there: self.constant().expand_as(known))
+
+    def constant(self) -> Tensor:
+        """Return what stands for each missing feature (V,)."""
+        return torch.zeros_like(self.standard.mean)
+
+
+class MeanFilling(ZeroFilling):
+    """Fill with each feature's mean over the training rows; a Completion."""
+
+    def constant(self) -> Tensor:
+        """Return what stands for each missing feature (V,)."""
+        return self.standard.mean
 
 
 def checked_rows(rows: Tensor, standard: Standard) -> Tensor:

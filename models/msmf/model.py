@@ -21,6 +21,7 @@ from models.msmf.lesson import Lesson
 from models.msmf.network import Network
 from models.msmf.reader import Reader
 from models.panel import Part
+from models.sequences import arrays, load
 from trader.errors import ModelError
 
 __all__ = ["Msmf", "MsmfConfig"]
@@ -81,7 +82,8 @@ class Msmf:
 
     def predict(self, days: Days, at: Sequence[int]) -> Prediction:
         """Forecast decisions on the days ``at``, with a weight for each headline of the day; see models.base.Model."""
-        reader, own = self._trained(), self._trained().network.text
+        reader = self._trained()
+        own = reader.network.text
         self._check(days, at)
         if own is not None and (D := days.texts.width) != (width := own.e_t.in_features):
             raise ModelError("these texts are another language model's", got=f"width {D}", expected=f"width {width}")
@@ -97,26 +99,21 @@ class Msmf:
     def weights(self) -> Weights:
         """Return network and scaler as arrays; ModelError before training."""
         reader = self._trained()
-        state, scaler = reader.network.state_dict(), reader.scaler
-        arrays: Weights = {f"network.{name}": t.cpu().numpy().copy() for name, t in state.items()}
-        return arrays | {"numbers.mean": scaler.mean.copy(), "numbers.std": scaler.std.copy()}
+        scaler = {"numbers.mean": reader.scaler.mean.copy(), "numbers.std": reader.scaler.std.copy()}
+        return arrays(reader.network, "network") | scaler
 
     def load(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         """Take what ``weights()`` returned; ValueError where names, shapes or dtypes differ from this configuration."""
-        mean, e_t = weights.get("numbers.mean", np.empty(0)), weights.get("network.text.e_t.weight", np.empty((0, 1)))
+        mean, std = (np.array(weights.get(f"numbers.{name}", np.empty(0))) for name in ("mean", "std"))
+        strange = [name for name in weights if not name.startswith(("network.", "numbers."))]
+        odd = mean.ndim != 1 or mean.shape != std.shape or not mean.size or not mean.dtype == std.dtype == np.float32
+        if strange or odd or sum(name.startswith("numbers.") for name in weights) != 2:
+            raise ValueError(f"weights do not fit: numbers {mean.shape} and {std.shape}, beside them {strange[:3]}")
+        e_t = weights.get("network.text.e_t.weight", np.empty((0, 1)))
         with reproducible(0):  # initial weights are drawn, to be overwritten
-            network = Network(self.config, e_t.shape[-1] if e_t.ndim else 1, mean.size or 1)
-        state = network.state_dict()
-        expected = {f"network.{name}": tuple(t.shape) for name, t in state.items()}
-        expected |= {"numbers.mean": (mean.size,), "numbers.std": (mean.size,)}
-        got = {name: array.shape for name, array in weights.items()}
-        if got != expected or any(array.dtype != np.float32 for array in weights.values()):
-            wrong = sorted(name for name in expected | got if expected.get(name) != got.get(name)) or ["not float32"]
-            raise ValueError(f"weights do not fit this MSMF: {', '.join(wrong[:5])}")
-        for name, tensor in state.items():
-            tensor.copy_(torch.from_numpy(np.array(weights[f"network.{name}"])))
-        scaler = Standardiser(*(np.array(weights[f"numbers.{name}"], np.float32) for name in ("mean", "std")))
-        self._reader = Reader(self.config, network.to(self.config.device).eval(), scaler)
+            network = Network(self.config, e_t.shape[-1] if e_t.ndim else 1, mean.size)
+        load(network, weights, "network")
+        self._reader = Reader(self.config, network.to(self.config.device), Standardiser(mean, std))
 
     def _trained(self) -> Reader:
         if self._reader is None:
