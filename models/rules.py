@@ -1,6 +1,6 @@
-"""Rules that learn nothing: buy every day, or follow the sign of what the headlines say.
+"""Rules that learn nothing of a day: buy always, expect the mean, or follow the sign of what the headlines say.
 
-Both are Models (models.base), so they stand in every table on the same days as the others. A rule is no probability:
+All are Models (models.base), so they stand in every table on the same days as the others. A rule is no probability:
 its p_up is 1 for long, 0 for short and 0.5 for out of the market, and its log loss means nothing.
 """
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.base import Days, FitReport, Prediction, Weights
 from models.fitting import log_loss
+from models.panel import Part
 from models.tone import labels, tone
 from trader.errors import ConfigError, ModelError
 
@@ -47,6 +48,53 @@ class AlwaysBuy:
     def load(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
         """Take nothing; ValueError where there is something."""
         _require_none(weights)
+
+
+class MeanReturn:
+    """Expect the training days' mean return and their share of rises every day: what every forecast has to beat.
+
+    It needs no input. As a PooledModel it takes the mean over all symbols' training decisions.
+    """
+
+    def __init__(self, lookback: int = 1) -> None:
+        """lookback: days that a decision must have, so that all methods of a table decide on the same ones."""
+        if lookback < 1:
+            raise ConfigError("lookback is too small", where="mean_return", got=lookback, expected="at least 1")
+        self.lookback = lookback
+        self._means: NDArray[np.float64] | None = None  # (2,): P(up), return
+
+    def fit(self, days: Days, train: range, validation: range, seed: int) -> FitReport:
+        """Take both means over ``train``; report how they do on ``validation``."""
+        return self.fit_panel([Part(days, train, validation)], seed)
+
+    def fit_panel(self, parts: Sequence[Part], seed: int) -> FitReport:
+        """Take both means over the training decisions of all parts; see models.panel."""
+        up = np.concatenate([labels(part.days, part.train) for part in parts])
+        came = np.concatenate([part.days.next_return[part.train.start : part.train.stop] for part in parts])
+        if not len(up):
+            raise ModelError("no decisions to learn from")
+        self._means = np.array([(up.sum() + 1) / (len(up) + 2), came.mean()])  # never certain: one more of each kind
+        truth = np.concatenate([labels(part.days, part.validation) for part in parts])
+        return FitReport(*log_loss(np.full(len(truth), self._means[0]), truth))
+
+    def predict(self, days: Days, at: Sequence[int]) -> Prediction:
+        """Say the same of each of the decisions ``at``; ModelError where one lacks its days."""
+        if self._means is None:
+            raise ModelError("the means have not been taken", do="call fit or load first")
+        _require(days, at, self.lookback)
+        return Prediction(np.full(len(at), self._means[0]), np.full(len(at), self._means[1]))
+
+    def weights(self) -> Weights:
+        """Return both means; ModelError before training."""
+        if self._means is None:
+            raise ModelError("the means have not been taken", do="call fit or load first")
+        return {"means": self._means}
+
+    def load(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
+        """Take what ``weights()`` returned; ValueError where names or shapes differ."""
+        if set(weights) != {"means"} or weights["means"].shape != (2,):
+            raise ValueError(f"weights do not fit: got {', '.join(sorted(weights))}, expected two means")
+        self._means = np.array(weights["means"], np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

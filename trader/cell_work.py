@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
-from models.base import Days, Model
+from models.base import Days, Model, Prediction
 from models.targets import same_day
 from trader.cells import CellFacts, CellResult
 from trader.errors import ModelError, TraderError
 from trader.sources import source_hash
 from trader.training import ModelSpec
 
-SAME = 1e-6  # a probability
+SAME = 1e-6  # a probability, or a return
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,15 @@ def check_code(spec: ModelSpec) -> None:
 def _forecast(job: Job, model: Model, days: Days) -> list[tuple[str, float, float | None, int, float]]:
     blind = replace(days, next_return=np.full(len(days), np.nan))
     made = model.predict(blind, job.use)
-    if not np.isfinite(made.p_up).all():
-        raise ModelError("a forecast that is not a number", where=f"{job.facts.method} {job.facts.market}")
+    where = f"{job.facts.method} {job.facts.market}"
+    if not np.isfinite(made.p_up).all() or not np.isfinite(said := _returns(made)).all():
+        raise ModelError("a forecast that is not a number", where=where)
     for at in sorted({0, len(job.use) // 2, len(job.use) - 1}):
-        alone = model.predict(blind.between(job.use[at] - job.need + 1, job.use[at] + 1), [job.need - 1]).p_up[0]
-        if not abs(alone - made.p_up[at]) <= SAME:
-            what = "the forecast changes when the days after it are cut away"
-            raise TraderError(what, where=f"{job.facts.method} {job.sessions[at]}", got=f"{made.p_up[at]} and {alone}")
+        alone = model.predict(blind.between(job.use[at] - job.need + 1, job.use[at] + 1), [job.need - 1])
+        for got, kept in ((alone.p_up[0], made.p_up[at]), (_returns(alone)[0], said[at])):
+            if not abs(got - kept) <= SAME:
+                what = "the forecast changes when the days after it are cut away"
+                raise TraderError(what, where=f"{job.facts.method} {job.sessions[at]}", got=f"{kept} and {got}")
     expected = made.expected_return
     return [
         (
@@ -94,3 +97,8 @@ def _forecast(job: Job, model: Model, days: Days) -> list[tuple[str, float, floa
         )
         for row, (session, day) in enumerate(zip(job.sessions, job.use, strict=True))
     ]
+
+
+def _returns(made: Prediction) -> NDArray[np.float64]:
+    """Return the expected returns (B,), zeros where the model gives none."""
+    return np.zeros(len(made.p_up)) if made.expected_return is None else made.expected_return

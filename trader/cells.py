@@ -23,7 +23,7 @@ TABLES = (
     """
 CREATE TABLE IF NOT EXISTS experiments (
   id INTEGER PRIMARY KEY,
-  name TEXT NOT NULL,                 -- finin
+  name TEXT NOT NULL,                 -- the paper: finin or msmf
   request TEXT NOT NULL,              -- JSON: what was asked for, all settings in it
   request_hash TEXT NOT NULL,
   status TEXT NOT NULL CHECK (status IN ('running', 'finished', 'stopped')),
@@ -185,14 +185,22 @@ class Cells:
         with store_errors(self._path), immediate(self._conn):
             self._conn.execute("DELETE FROM experiments WHERE id = ?", (experiment,))
 
-    def experiment(self, number: int | str = "latest", *, unfinished: bool = False) -> ExperimentRow:
-        """Return an experiment by its number, or the newest (that is not finished); raise NoData if there is none."""
-        values: tuple[object, ...] = () if number == "latest" else (number,)
-        where = "WHERE id = ?" if values else "WHERE status != 'finished'" if unfinished else ""
-        rows = self._query(f"SELECT * FROM experiments {where} ORDER BY id DESC LIMIT 1", *values)
+    def experiment(self, number: int | str = "latest", name: str = "", *, unfinished: bool = False) -> ExperimentRow:
+        """Return an experiment by its number, or the newest (that is not finished); raise NoData if there is none.
+
+        name: only one of this paper, "" for any.
+        """
+        wanted = [("id = ?", number)] if number != "latest" else []
+        wanted += [("name = ?", name)] if name else []
+        clauses = [clause for clause, _ in wanted] + ["status != 'finished'"] * (unfinished and number == "latest")
+        where = f"WHERE {' AND '.join(clauses)}" if clauses else ""
+        sql = f"SELECT * FROM experiments {where} ORDER BY id DESC LIMIT 1"
+        rows = self._query(sql, *(value for _, value in wanted))
         if not rows:
-            known = ", ".join(str(row["id"]) for row in self._query("SELECT id FROM experiments ORDER BY id"))
-            start = "start one: python -m trader experiment finin --news NAME"
+            of = "WHERE name = ?" if name else ""
+            found = self._query(f"SELECT id FROM experiments {of} ORDER BY id", *([name] if name else []))
+            known, paper = ", ".join(str(row["id"]) for row in found), name or "finin"
+            start = f"start one: python -m trader experiment {paper} --news NAME"
             if unfinished or not known:
                 what = "no experiment waits to be resumed" if unfinished else "there is no experiment yet"
                 raise NoData(what, where=self._path, do=start)

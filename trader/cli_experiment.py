@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import replace
 import math
 from pathlib import Path
@@ -13,13 +14,17 @@ from trader.errors import ConfigError
 from trader.terminal import opened_store, print_table, settings, write
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from trader.cells import Cells, ExperimentRow
     from trader.experiment import Request
 
 WIDTH = 100
+ALL_OF_MSMF = "1,2,3,4,5,6,7"
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``experiment finin`` and its words."""
+    """Add ``experiment`` and the words of each paper."""
     parser = commands.add_parser("experiment", help="rerun a paper's tables on your own news, with error bars")
     names = parser.add_subparsers(required=True, metavar="PAPER")
     parser = names.add_parser("finin", help="FININ: language models, baselines, ablations, claims")
@@ -27,23 +32,38 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--tables", metavar="N,N", default="1,2,3", help="1 language models, 2 methods, 3 ablations; 4 is `why`"
     )
-    parser.add_argument("--methods", metavar="A,B", help="only these rows; a wrong name lists them")
     parser.add_argument(
         "--target",
         choices=["next-day", "same-day"],
         default="next-day",
         help="same-day measures how well the news is read; it is no trading signal",
     )
+    _add_running(parser)
+    parser.add_argument("--metric", choices=["sharpe", "accuracy", "pnl"], default="sharpe", help="in the terminal")
+    parser.set_defaults(command=experiment, paper="finin")
+
+    parser = names.add_parser("msmf", help="MSMF: rivals, single scales, filling, fusion, tasks, gates")
+    _add_inputs(parser)
+    parser.add_argument(
+        "--tables",
+        metavar="N,N",
+        default=ALL_OF_MSMF,
+        help="1 return, 2 movement, 3 scales, 4 filling, 5 fusion, 6 tasks, 7 gates (default: all)",
+    )
+    _add_running(parser)
+    parser.set_defaults(command=experiment, paper="msmf", target="next-day")
+
+    _add_cells(names)
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--methods", metavar="A,B", help="only these rows; a wrong name lists them")
     parser.add_argument("--quick", action="store_true", help="one seed and two settings tried; marked in the output")
     parser.add_argument("--resume", action="store_true", help="go on with the newest experiment that is not finished")
     parser.add_argument("--again", action="store_true", help="look anew for rows that were missing, though finished")
     parser.add_argument("--show", metavar="N", help="only show an experiment: its number, or latest")
-    parser.add_argument("--metric", choices=["sharpe", "accuracy", "pnl"], default="sharpe", help="in the terminal")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every figure")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the whole page")
-    parser.set_defaults(command=experiment)
-
-    _add_cells(names)
 
 
 def _add_cells(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -130,10 +150,7 @@ def import_cells(options: argparse.Namespace) -> None:
 def experiment(options: argparse.Namespace) -> None:
     """Run, resume or show an experiment, then print and write what it found."""
     from trader import experiment as engine
-    from trader import experiment_page as page
     from trader.cells import Cells
-    from trader.experiment_claims import judge
-    from trader.experiment_tables import measure
     from trader.outcome import Home
     from trader.progress import watching
 
@@ -141,28 +158,48 @@ def experiment(options: argparse.Namespace) -> None:
     ledger = Home(home).ledger
     if options.show:
         with Cells.open(ledger) as cells:
-            row = cells.experiment(options.show)
+            row = cells.experiment(options.show, options.paper)
     else:
         if options.resume:
             _refuse_beside_resume(options)
             with Cells.open(ledger) as cells:
-                config, request = engine.resumed(cells.experiment(unfinished=True), config)
+                config, request = engine.resumed(cells.experiment(name=options.paper, unfinished=True), config)
         else:
             request = _request(options, config.run.market, config.run.news)
         with watching() as watch:
             row = engine.run(config, home, request, watch=watch, again=options.again)
     with Cells.open(ledger) as cells:
-        results = measure(cells, row)
-    verdicts = judge(results)
-    for part in page.terminal(results, verdicts, options.metric):
+        shown, table, page = (_finin if options.paper == "finin" else _msmf)(cells, row, options)
+    for part in shown:
         if isinstance(part, str):
             print(textwrap.fill(part, WIDTH))
         else:
             print_table(part)
     if options.csv:
-        write(options.csv, page.as_csv(results))
+        write(options.csv, table)
     if options.markdown:
-        write(options.markdown, page.as_markdown(results, verdicts, _title(results.target)))
+        write(options.markdown, page)
+
+
+def _finin(cells: Cells, row: ExperimentRow, options: argparse.Namespace) -> tuple[Iterable[Table | str], str, str]:
+    """Return what the terminal shows, the CSV file and the Markdown page."""
+    from trader import experiment_page as page
+    from trader.experiment_claims import judge
+    from trader.experiment_tables import measure
+
+    results = measure(cells, row)
+    verdicts = judge(results)
+    written = page.as_markdown(results, verdicts, _title(results.target))
+    return page.terminal(results, verdicts, options.metric), page.as_csv(results), written
+
+
+def _msmf(cells: Cells, row: ExperimentRow, options: argparse.Namespace) -> tuple[Iterable[Table | str], str, str]:
+    """Return what the terminal shows, the CSV file and the Markdown page."""
+    from trader import msmf_page as page
+    from trader.msmf_tables import measure
+
+    results = measure(cells, row)
+    return page.terminal(results), page.as_csv(results), page.as_markdown(results, "MSMF: the paper's tables")
 
 
 def _title(target: str) -> str:
@@ -185,7 +222,8 @@ def _request(options: argparse.Namespace, market: str, news: str) -> Request:
         return request
     return replace(
         request,
-        tables=_tables(options.tables),
+        paper=options.paper,
+        tables=_tables(options.tables, options.paper),
         target="same_day" if options.target == "same-day" else "next_day",
         quick=options.quick,
         only=_only(options.methods),
@@ -195,18 +233,25 @@ def _request(options: argparse.Namespace, market: str, news: str) -> Request:
 def _refuse_beside_resume(options: argparse.Namespace) -> None:
     """Raise ConfigError for words that --resume would have to ignore: it takes the settings of what it goes on with."""
     given = {"--market": options.market, "--news": options.news, "--from": options.first, "--to": options.last}
-    given |= {"--methods": options.methods, "--quick": options.quick, "--tables": options.tables != "1,2,3"}
+    given |= {
+        "--methods": options.methods,
+        "--quick": options.quick,
+        "--tables": options.tables not in ("1,2,3", ALL_OF_MSMF),
+    }
     if beside := [word for word, value in given.items() if value]:
         do = "leave it out, or give the whole command again without --resume: it goes on by itself"
         raise ConfigError("--resume goes on with the settings of the experiment", got=beside[0], do=do)
 
 
-def _tables(listed: str) -> tuple[int, ...]:
+def _tables(listed: str, paper: str) -> tuple[int, ...]:
     try:
         tables = tuple(sorted({int(number) for number in listed.split(",")}))
     except ValueError as error:
         raise ConfigError("--tables wants numbers", got=listed, expected="for example 1,2,3") from error
-    if set(tables) - {1, 2, 3, 4} or tables == (4,):
+    if paper == "msmf":
+        if set(tables) - set(range(1, 8)):
+            raise ConfigError("no such table", got=listed, expected=f"some of {ALL_OF_MSMF}")
+    elif set(tables) - {1, 2, 3, 4} or tables == (4,):
         do = "table 4 alone is `python -m trader why RUN SESSION --search WORD`"
         raise ConfigError("no such table", got=listed, expected="some of 1, 2, 3", do=do)
     return tables

@@ -131,7 +131,7 @@ def figures(
     estimates = _statistics(resampling.window_sums({"it": columns}, lengths)["it"], risk_free)
     block = resampling.block_length([_influence(columns, lengths, name) for name in estimates], lengths)
     draws = _statistics(resampling.resampled_sums({"it": columns}, lengths, block, seed, resamples)["it"], risk_free)
-    draws = {name: _widened(drawn, estimates[name], lengths, block) for name, drawn in draws.items()}
+    draws = {name: widened(drawn, estimates[name], lengths, block) for name, drawn in draws.items()}
     spreads = _seed_spreads(positions, risk_free)
     found = {
         name: _figure(estimates[name], draws[name], spreads[name], _why_not(positions, name)) for name in estimates
@@ -192,9 +192,9 @@ def contrast(
         resampling.resampled_sums(columns, lengths, block, seed, resamples), statistic, risk_free
     )  # (R,) each
     estimate = _combination(single, factors)
-    draws = _widened(_combination(drawn, factors), estimate, lengths, block)
+    draws = widened(_combination(drawn, factors), estimate, lengths, block)
     size = _combination({at: np.abs(found) for at, found in single.items()}, {at: abs(f) for at, f in factors.items()})
-    return _judged(estimate, draws, _ROUNDING * float(size[0]))
+    return judged(estimate, draws, _ROUNDING * float(size[0]))
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
@@ -409,7 +409,7 @@ def _why_not(positions: Positions, statistic: Statistic) -> str:
     return "it gives no forecast" if lacks else _UNDEFINED[statistic]
 
 
-def _widened(draws: Floats, estimate: Floats, lengths: Sequence[int], block: int) -> Floats:
+def widened(draws: Floats, estimate: Floats, lengths: Sequence[int], block: int) -> Floats:
     """Return draws (R,) spread about the estimate (1,) as they would be were windows long."""
     return estimate + (draws - estimate) * resampling.widening(lengths, block)
 
@@ -419,7 +419,7 @@ def _combination(values: Mapping[str, Floats], factors: Mapping[str, float]) -> 
     return found
 
 
-def _judged(estimate: Floats, draws: Floats, rounding: float) -> Contrast:
+def judged(estimate: Floats, draws: Floats, rounding: float) -> Contrast:
     """Return value, interval and p-value from the estimate (1,) and its draws (R,); up to rounding 0 is 0."""
     value = float(estimate[0]) if abs(estimate[0]) > rounding else 0.0
     draws = np.where(np.abs(draws) > rounding, draws, draws * 0)

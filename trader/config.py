@@ -148,6 +148,7 @@ class Experiment:
     windows: int = 10
     walk_step: int = 250
     walk_mode: Literal["sliding", "expanding"] = "expanding"
+    missing_text: float = 0.4
     language_models: tuple[str, ...] = (
         "FacebookAI/roberta-base",
         "ProsusAI/finbert",
@@ -319,6 +320,7 @@ _AT_LEAST: dict[tuple[str, str], float] = {
     ("experiment", "window_step"): 1,
     ("experiment", "windows"): 0,
     ("experiment", "walk_step"): 1,
+    ("experiment", "missing_text"): 0.0,
 }
 
 

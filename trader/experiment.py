@@ -17,11 +17,12 @@ from functools import partial
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
 from models.processes import as_completed
+from trader import methods_msmf
 from trader.cell_work import evaluate
 from trader.cells import CellResult, Cells, ExperimentRow
 from trader.config import Config, WalkForward, as_mapping, from_mapping
@@ -38,12 +39,16 @@ from trader.store import MarketStore
 from trader.training import code_hash
 from trader.walkforward import Fold
 
+Paper = Literal["finin", "msmf"]
 ReadersFor = Callable[[Config, Home, Reading, str], Readers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is asked for. first, last: None takes what the news set spans.   only: keys of methods, () for all."""
+    """What is asked for: which tables of which paper, on what.
+
+    first, last: None takes what the news set spans.   only: keys of methods, () for all.
+    """
 
     markets: tuple[str, ...]
     news: str
@@ -53,6 +58,25 @@ class Request:
     target: Target = "next_day"
     quick: bool = False
     only: tuple[str, ...] = ()
+    paper: Paper = "finin"
+
+    def rows(self, config: Config) -> list[Method]:
+        """Return the rows of the paper's tables that are asked for; ConfigError where ``only`` has one that is none."""
+        if self.paper == "msmf":
+            return methods_msmf.methods(config, self.tables, self.only)
+        return methods(config, self.tables, self.target, self.only)
+
+    def lookbacks(self, config: Config) -> tuple[int, ...]:
+        """Return the sessions of input at which rows are tested: those of FININ's tables, else one."""
+        if self.target == "same_day":
+            return (1,)
+        asked = config.experiment
+        return asked.lookbacks if self.paper == "finin" else (asked.search_lookback,)
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the paper's own sliding windows are tested on, beside the walk-forward."""
+        return self.paper == "finin" and self.target == "next_day"
 
     def key(self, config: Config) -> tuple[dict[str, Any], str]:
         """Return the request with all settings as a plain dict, and its hash."""
@@ -85,13 +109,13 @@ def run(
     check_chats(config)
     if request.quick:
         config = _quick(config)
-    methods(config, request.tables, request.target, request.only)  # a wrong name is found before anything is begun
+    request.rows(config)  # a wrong name is found before anything is begun
     asked, asked_hash = request.key(config)
     with _alone(home), Cells.open(home.ledger) as cells:
         done, state = cells.finished(asked_hash), _state(home, request)
         if done is not None and done.facts.get("state") == state and not again:
             return done
-        number = cells.begin("finin", asked, asked_hash)
+        number = cells.begin(request.paper, asked, asked_hash)
         try:
             _Run(config, home, request, cells, number, stages, readers, state).go()
         except BaseException:
@@ -117,7 +141,7 @@ def _state(home: Home, request: Request) -> list[Any]:
 
     What is built in is stored first, so that its first use changes nothing.
     """
-    names = ("methods", "protocol", "experiment", "experiment_plan", "pooling")
+    names = ("methods", "methods_msmf", "protocol", "experiment", "experiment_plan", "pooling")
     code = [source_hash(f"trader.{name}") for name in names]
     with MarketStore.open(home.store) as store:
         for market in request.markets:
@@ -140,6 +164,7 @@ def resumed(row: ExperimentRow, config: Config) -> tuple[Config, Request]:
         target=asked["target"],
         quick=asked["quick"],
         only=tuple(asked["only"]),
+        paper=asked.get("paper", "finin"),
     )
     return replace(whole, compute=compute), request
 
@@ -181,7 +206,7 @@ class _Run:
     def go(self) -> None:
         """Choose settings, then make every cell; afterwards each place has its cells or a reason."""
         self.facts["state"] = self.state  # of before anything is read: what is imported meanwhile is not in it
-        rows = methods(self.config, self.request.tables, self.request.target, self.request.only)
+        rows = self.request.rows(self.config)
         self.facts["rows"] = [
             {"key": row.key, "title": row.title, "same_as": row.same_as, "tables": list(row.tables)} for row in rows
         ]
@@ -256,8 +281,9 @@ class _Run:
         if len(tried) == 1:
             self.chosen[row.key, market] = tried[0]
             return []
-        lookback = 1 if self.request.target == "same_day" else self.config.experiment.search_lookback
-        folds = [*self._windows(inputs)[:1], *self._walk(inputs)[:1]]
+        lookback = 1 if self.request.target == "same_day" else asked.search_lookback
+        windows = self._windows(inputs) if self.request.paper == "finin" else []
+        folds = [*windows[:1], *self._walk(inputs)[:1]]
         if not folds:
             raise too_short(inputs)
         fold = min(folds, key=lambda fold: fold.validation.stop)  # before the test days of both
@@ -287,10 +313,10 @@ class _Run:
         setting, walk = self.chosen[row.key, market], self._walk(inputs)
         if not walk:
             raise too_short(inputs)
-        asked = (1,) if self.request.target == "same_day" else self.config.experiment.lookbacks
+        asked = self.request.lookbacks(self.config)
         lookbacks = [t for t in asked if row.lookbacks is None or t in row.lookbacks or len(asked) == 1]
         splits = [("walkforward", at, fold) for at, fold in enumerate(walk)]
-        if self.request.target == "next_day":
+        if self.request.windowed:
             splits = [("windows", at, fold) for at, fold in enumerate(self._windows(inputs))] + splits
         return [
             self._cell(row, inputs, t, protocol, at, seed, fold, setting)

@@ -6,7 +6,7 @@ why. Nothing is computed here: see ``trader.experiment_tables`` and ``trader.cla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import csv
 import io
 import textwrap
@@ -239,9 +239,8 @@ def windows_held(results: Results) -> str:
     return f"Of the {asked} windows asked for the span holds {', '.join(few)}." if few else ""
 
 
-def _fixed(results: Results) -> str:
-    """Name the models' settings that the config fixed, for they shape the figures."""
-    fixed = results.experiment.request["settings"]["model"]
+def fixed_settings(fixed: Mapping[str, Mapping[str, object]]) -> str:
+    """Name the models' settings that the config fixed, for they shape the figures; "" where there are none."""
     words = [f"{name} {', '.join(f'{k} {v}' for k, v in keys.items())}" for name, keys in fixed.items() if keys]
     return f" Fixed by the config: {'; '.join(words)}." if words else ""
 
@@ -264,7 +263,7 @@ def budget(results: Results) -> str:
         f"seeds: {settings['seeds']} for FININ, {ablations} for its ablations, 1 for the others; walk-forward "
         f"retrained {walk}. "
         f"Figures are of the signals, close to close, without costs. Intervals: stationary bootstrap within windows."
-        f"{_fixed(results)}"
+        f"{fixed_settings(request['settings']['model'])}"
     )
 
 

@@ -71,8 +71,24 @@ class Results:
         return max(found, default=0)
 
 
-def measure(cells: Cells, experiment: ExperimentRow) -> Results:
-    """Measure everything that an experiment has so far; deterministic, whatever order the cells were made in."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """An experiment's cells by the places that they belong to.
+
+    seeds: place → seed → its cells, oldest split first, of the seeds that have every split.
+    gaps: place → which of its cells are not there.   seconds, trained: spent on all cells, trials too.
+    """
+
+    rows: Sequence[Row]
+    places: Sequence[Place]
+    seeds: Mapping[Place, Mapping[int, Sequence[Mapping[str, Any]]]]
+    gaps: Mapping[Place, str]
+    seconds: float
+    trained: int
+
+
+def gather(cells: Cells, experiment: ExperimentRow) -> Gathered:
+    """Return what an experiment has so far; deterministic, whatever order the cells were made in."""
     rows = [
         Row(row["key"], row["title"], row["same_as"], tuple(row["tables"])) for row in experiment.facts.get("rows", [])
     ]
@@ -80,33 +96,41 @@ def measure(cells: Cells, experiment: ExperimentRow) -> Results:
     found = [cell for cell in everything if cell["protocol"] != "trial"]
     unique = {cell["cell"]: cell["seconds"] for cell in everything}
     planned = {_named(name): tuple(counts) for name, counts in experiment.facts.get("planned", {}).items()}
-    places = list(planned)
-    positions, gaps = {}, {}
+    held, gaps = {}, {}
     for place, (splits, seeds) in planned.items():
         own = [cell for cell in found if _place(cell) == place]
         whole = _whole_seeds(own, splits)
         if whole:
-            positions[place] = _positions(cells, whole, place.protocol)
+            held[place] = whole
         if len(whole) < seeds:
             failed = experiment.facts.get("failed", {}).get("|".join(map(str, place)), "")
             gaps[place] = failed or f"not run yet: {len(own)} of {splits * seeds} cells; --resume makes the rest"
+    return Gathered(
+        rows=rows, places=list(planned), seeds=held, gaps=gaps, seconds=sum(unique.values()), trained=len(unique)
+    )
+
+
+def measure(cells: Cells, experiment: ExperimentRow) -> Results:
+    """Measure everything that an experiment has so far."""
+    held = gather(cells, experiment)
+    positions = {place: _positions(cells, seeds, place.protocol) for place, seeds in held.seeds.items()}
     asked = experiment.request["settings"]["evaluation"]
     risk_free, resamples, seed = float(asked["risk_free"]), int(asked["resamples"]), int(experiment.request["seed"])
     return Results(
         experiment=experiment,
-        rows=rows,
+        rows=held.rows,
         markets=list(experiment.request["markets"]),
-        lookbacks=sorted({place.lookback for place in places}),
-        protocols=[name for name in PROTOCOLS if any(place.protocol == name for place in places)],
+        lookbacks=sorted({place.lookback for place in held.places}),
+        protocols=[name for name in PROTOCOLS if any(place.protocol == name for place in held.places)],
         positions=positions,
         figures={
-            place: dict(figures(held, risk_free=risk_free, seed=seed, resamples=resamples).items())
-            for place, held in positions.items()
+            place: dict(figures(found, risk_free=risk_free, seed=seed, resamples=resamples).items())
+            for place, found in positions.items()
         },
-        gaps=gaps,
-        paper=_paper(rows, places),
-        seconds=sum(unique.values()),
-        trained=len(unique),
+        gaps=held.gaps,
+        paper=_paper(held.rows, held.places),
+        seconds=held.seconds,
+        trained=held.trained,
     )
 
 
@@ -177,14 +201,15 @@ def _paper(rows: Sequence[Row], places: Sequence[Place]) -> dict[tuple[int, Plac
     return found
 
 
-def _printed(name: str) -> list[dict[str, str]]:
+def printed(name: str) -> list[dict[str, str]]:
+    """Return the lines of a CSV file of a paper's own figures."""
     text = resources.files("trader").joinpath("papers", name).read_text(encoding="utf-8")
     return list(csv.DictReader(text.splitlines()))
 
 
 def _table_2() -> dict[tuple[int, str, str, int], dict[str, float]]:
     found: dict[tuple[int, str, str, int], dict[str, float]] = {}
-    for line in _printed("finin_table2_market_prediction.csv"):
+    for line in printed("finin_table2_market_prediction.csv"):
         for column, value in line.items():
             short, _, lookback = column.partition("_")
             if short in _SHORT and lookback.isdecimal():
@@ -198,7 +223,7 @@ def _wide(name: str, columns: Mapping[str, str]) -> dict[tuple[int, str, str, in
     found: dict[tuple[int, str, str, int], dict[str, float]] = {}
     title_of = {column: title for title, column in columns.items()}
     table = 1 if "table1" in name else 3
-    for line in _printed(name):
+    for line in printed(name):
         for column, value in line.items():
             if column not in ("lookback_days", "metric"):
                 key = (table, title_of.get(column, column), "sp500", int(line["lookback_days"]))

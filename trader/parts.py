@@ -45,6 +45,7 @@ MODELS = {  # name → class, and the dataclass of its settings
     "boosting": ("models.baselines:Boosting", ""),
     "same_day_logistic": ("models.same_day_logistic:SameDayLogistic", ""),
     "always_buy": ("models.rules:AlwaysBuy", ""),
+    "mean_return": ("models.rules:MeanReturn", ""),
     "naf": ("models.naf:Naf", "models.naf:NafConfig"),
     "sentiments": ("models.sentiments:Sentiments", "models.sentiments:SentimentsConfig"),
     "ensemble": ("models.ensemble:Ensemble", "models.ensemble:EnsembleConfig"),
