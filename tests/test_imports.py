@@ -105,6 +105,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "trader.experiment_inputs",
         "trader.pooling",
         "trader.experiment_plan",
+        "trader.experiment_panel",
     ),
     ("trader.experiment",),
     ("trader.comparison", "trader.scores", "trader.claims", "trader.search", "trader.experiment_search"),

@@ -37,7 +37,10 @@ def export(cells: Cells, experiment: int | str, path: Path) -> int:
         with path.open("wb") as raw, gzip.GzipFile(filename="", fileobj=raw, mode="wb", mtime=0) as file:
             file.write(f"{json.dumps({'form': FORM, 'cells': len(found)})}\n".encode())
             for cell in found:
-                days = [[day["session"], day["p_up"], day["expected_return"]] for day in cells.days(cell["cell"])]
+                said = cells.days(cell["cell"])
+                if said and "symbol" in said[0]:
+                    raise NoData("cells of a universe cannot be carried yet", where=cell["market"])
+                days = [[day["session"], day["p_up"], day["expected_return"]] for day in said]
                 line = {name: cell[name] for name in (*_FACTS, *_RESULT)} | {"days": days}
                 file.write(f"{json.dumps(line, separators=(',', ':'))}\n".encode())
     except OSError as error:

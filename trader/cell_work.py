@@ -12,13 +12,15 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from models.base import Days, Model, Prediction
+from models.base import Days, FitReport, Model, Prediction
+from models.panel import Part, PooledModel
 from models.targets import same_day
 from trader.cells import CellFacts, CellResult
 from trader.errors import ModelError, TraderError
 from trader.sources import source_hash
 from trader.training import ModelSpec
 
+Row = tuple[str, float, float | None, int, float]  # session, P(up), expected return, side, target return
 SAME = 1e-6  # a probability, or a return
 
 
@@ -36,19 +38,50 @@ class Job:
     sessions: Sequence[str]
 
 
-def evaluate(job: Job, days: Days) -> CellResult | str:
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One symbol's share of a cell over many; ranges as in ``Job``, any of them may be empty."""
+
+    symbol: str
+    train: range
+    validation: range
+    use: range
+    sessions: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class PanelJob:
+    """A cell over many symbols: one training, and what it says of each of them."""
+
+    facts: CellFacts
+    spec: ModelSpec
+    need: int
+    seed: int
+    shares: Sequence[Share]
+
+
+def evaluate(job: Job | PanelJob, days: Days | Sequence[Days]) -> CellResult | str:
     """Train one cell and forecast its test days; return what came out, or in one line why nothing did.
 
-    days: from the first day that the first training decision reads to the last test day, all labels known.
+    days: from the first day that the first training decision reads to the last test day, all labels known; of a
+    PanelJob those of each share.
     """
     started = time.perf_counter()
     check_code(job.spec)
-    if job.facts.target == "same_day":
-        days = same_day(days)
     try:
         model = job.spec.factory()
-        report = model.fit(days.between(0, job.validation.stop), job.train, job.validation, job.seed)
-        rows = _forecast(job, model, days) if job.use else []
+        rows: list[Row] = []
+        panel: list[tuple[str, str, float, float | None, int, float]] = []
+        if isinstance(job, PanelJob):
+            assert not isinstance(days, Days), "a list, one for each share"
+            report = _learn_panel(job, model, days)
+            for share, own in zip(job.shares, days, strict=True):
+                panel += [(row[0], share.symbol, *row[1:]) for row in _forecast(job, share, model, own)]
+        else:
+            assert isinstance(days, Days), "one market's"
+            days = same_day(days) if job.facts.target == "same_day" else days
+            report = model.fit(days.between(0, job.validation.stop), job.train, job.validation, job.seed)
+            rows = _forecast(job, job, model, days)
     except ModelError as error:
         return str(error)
     except TraderError:
@@ -63,7 +96,19 @@ def evaluate(job: Job, days: Days) -> CellResult | str:
         best_epoch=report.best_epoch,
         seconds=time.perf_counter() - started,
         days=rows,
+        panel=panel,
     )
+
+
+def _learn_panel(job: PanelJob, model: Model, days: Sequence[Days]) -> FitReport:
+    if not isinstance(model, PooledModel):
+        raise ModelError("it does not learn from many symbols at once", where=job.facts.method)
+    parts = [
+        Part(own.between(0, max(share.train.stop, share.validation.stop)), share.train, share.validation)
+        for share, own in zip(job.shares, days, strict=True)
+        if share.train or share.validation
+    ]
+    return model.fit_panel(parts, job.seed)
 
 
 def check_code(spec: ModelSpec) -> None:
@@ -74,18 +119,21 @@ def check_code(spec: ModelSpec) -> None:
         raise TraderError("the model's code has changed since the run began", where=module, do=do)
 
 
-def _forecast(job: Job, model: Model, days: Days) -> list[tuple[str, float, float | None, int, float]]:
+def _forecast(job: Job | PanelJob, share: Job | Share, model: Model, days: Days) -> list[Row]:
+    """Forecast the test days of a share, their labels unseen, and three of them from their own days alone."""
+    use, sessions = share.use, share.sessions
+    if not use:
+        return []
     blind = replace(days, next_return=np.full(len(days), np.nan))
-    made = model.predict(blind, job.use)
-    where = f"{job.facts.method} {job.facts.market}"
+    made = model.predict(blind, use)
     if not np.isfinite(made.p_up).all() or not np.isfinite(said := _returns(made)).all():
-        raise ModelError("a forecast that is not a number", where=where)
-    for at in sorted({0, len(job.use) // 2, len(job.use) - 1}):
-        alone = model.predict(blind.between(job.use[at] - job.need + 1, job.use[at] + 1), [job.need - 1])
+        raise ModelError("a forecast that is not a number", where=f"{job.facts.method} {job.facts.market}")
+    for at in sorted({0, len(use) // 2, len(use) - 1}):
+        alone = model.predict(blind.between(use[at] - job.need + 1, use[at] + 1), [job.need - 1])
         for got, kept in ((alone.p_up[0], made.p_up[at]), (_returns(alone)[0], said[at])):
             if not abs(got - kept) <= SAME:
                 what = "the forecast changes when the days after it are cut away"
-                raise TraderError(what, where=f"{job.facts.method} {job.sessions[at]}", got=f"{kept} and {got}")
+                raise TraderError(what, where=f"{job.facts.method} {sessions[at]}", got=f"{kept} and {got}")
     expected = made.expected_return
     return [
         (
@@ -95,7 +143,7 @@ def _forecast(job: Job, model: Model, days: Days) -> list[tuple[str, float, floa
             int(made.p_up[row] > 0.5) - int(made.p_up[row] < 0.5),
             float(days.next_return[day]),
         )
-        for row, (session, day) in enumerate(zip(job.sessions, job.use, strict=True))
+        for row, (session, day) in enumerate(zip(sessions, use, strict=True))
     ]
 
 

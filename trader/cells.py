@@ -62,6 +62,17 @@ CREATE TABLE IF NOT EXISTS cell_days (
   PRIMARY KEY (cell, session)
 ) STRICT, WITHOUT ROWID""",
     """
+CREATE TABLE IF NOT EXISTS cell_panel_days (  -- of a cell over many symbols, in place of cell_days
+  cell TEXT NOT NULL REFERENCES cells(cell),
+  session TEXT NOT NULL,
+  symbol TEXT NOT NULL,
+  p_up REAL NOT NULL,
+  expected_return REAL,
+  side INTEGER NOT NULL CHECK (side IN (-1, 0, 1)),
+  target_return REAL NOT NULL,
+  PRIMARY KEY (cell, session, symbol)
+) STRICT, WITHOUT ROWID""",
+    """
 CREATE TABLE IF NOT EXISTS experiment_cells (
   experiment INTEGER NOT NULL REFERENCES experiments(id),
   method TEXT NOT NULL,               -- the row, and the rest of the place that the experiment shows the cell at;
@@ -102,7 +113,8 @@ class CellFacts:
 class CellResult:
     """What came out of a cell: how the training went, and one row a test day (none for a trial).
 
-    days: session, p_up, expected return or None, side, target return.
+    days: session, p_up, expected return or None, side, target return.   panel: of a cell over many symbols, the same
+        with the symbol after the session.
     """
 
     validation_loss: float | None
@@ -111,6 +123,7 @@ class CellResult:
     best_epoch: int
     seconds: float
     days: Sequence[tuple[str, float, float | None, int, float]]
+    panel: Sequence[tuple[str, str, float, float | None, int, float]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,11 +250,13 @@ class Cells:
             to_us(self._clock.now()),
         )
         days = [plain((facts.cell, *day), f"cell {facts.method} {day[0]}") for day in result.days]
+        panel = [plain((facts.cell, *day), f"cell {facts.method} {day[0]} {day[1]}") for day in result.panel]
         with store_errors(self._path), immediate(self._conn):
             marks = ", ".join("?" * len(row))
             added = self._conn.execute(f"INSERT OR IGNORE INTO cells VALUES ({marks})", plain(row, facts.method))
             if added.rowcount:
                 self._conn.executemany("INSERT INTO cell_days VALUES (?, ?, ?, ?, ?, ?)", days)
+                self._conn.executemany("INSERT INTO cell_panel_days VALUES (?, ?, ?, ?, ?, ?, ?)", panel)
 
     def show(self, experiment: int, places: Iterable[CellFacts]) -> None:
         """Let the experiment show, of these places, those whose cells are there, and nothing else."""
@@ -279,8 +294,9 @@ class Cells:
         return rows[0]["validation_loss"] if rows else None
 
     def days(self, cell: str) -> list[dict[str, Any]]:
-        """Return a cell's test days, oldest first."""
-        return self._query("SELECT * FROM cell_days WHERE cell = ? ORDER BY session", cell)
+        """Return a cell's test days, oldest first; of a cell over many symbols each symbol's, with its name."""
+        panel = self._query("SELECT * FROM cell_panel_days WHERE cell = ? ORDER BY session, symbol", cell)
+        return panel or self._query("SELECT * FROM cell_days WHERE cell = ? ORDER BY session", cell)
 
     def _query(self, sql: str, *values: object) -> list[dict[str, Any]]:
         with store_errors(self._path):

@@ -8,14 +8,12 @@ from dataclasses import replace
 import math
 from pathlib import Path
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trader.errors import ConfigError
 from trader.terminal import opened_store, print_table, settings, write
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from trader.cells import Cells, ExperimentRow
     from trader.experiment import Request
 
@@ -85,7 +83,9 @@ def _add_cells(names: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings (default: config.toml in this folder)")
     parser.add_argument("--home", metavar="DIR", help="stores, caches, models, ledger (default: TRADER_HOME, or var/)")
-    parser.add_argument("--market", metavar="A,B", default=None, help="markets, with commas between (default: sp500)")
+    parser.add_argument(
+        "--market", metavar="A,B", default=None, help="markets, commas between; of MSMF also FILE.toml (default: sp500)"
+    )
     parser.add_argument("--news", metavar="NAME", default=None, help="wire, or a news set you imported")
     parser.add_argument("--from", dest="first", metavar="DAY", help="YYYY, YYYY-MM or YYYY-MM-DD (default: all)")
     parser.add_argument("--to", dest="last", metavar="DAY", help="the same")
@@ -181,7 +181,7 @@ def experiment(options: argparse.Namespace) -> None:
         write(options.markdown, page)
 
 
-def _finin(cells: Cells, row: ExperimentRow, options: argparse.Namespace) -> tuple[Iterable[Table | str], str, str]:
+def _finin(cells: Cells, row: ExperimentRow, options: argparse.Namespace) -> tuple[Iterable[Any], str, str]:
     """Return what the terminal shows, the CSV file and the Markdown page."""
     from trader import experiment_page as page
     from trader.experiment_claims import judge
@@ -193,7 +193,7 @@ def _finin(cells: Cells, row: ExperimentRow, options: argparse.Namespace) -> tup
     return page.terminal(results, verdicts, options.metric), page.as_csv(results), written
 
 
-def _msmf(cells: Cells, row: ExperimentRow, options: argparse.Namespace) -> tuple[Iterable[Table | str], str, str]:
+def _msmf(cells: Cells, row: ExperimentRow, options: argparse.Namespace) -> tuple[Iterable[Any], str, str]:
     """Return what the terminal shows, the CSV file and the Markdown page."""
     from trader import msmf_page as page
     from trader.msmf_tables import measure
@@ -209,15 +209,22 @@ def _title(target: str) -> str:
 def _request(options: argparse.Namespace, market: str, news: str) -> Request:
     from trader.config import day_of
     from trader.experiment import Request
-    from trader.universe import refuse_universe
+    from trader.universe import is_universe, refuse_universe, universe_of
 
     first = day_of(options.first, end=False) if options.first else None
     last = day_of(options.last, end=True) if options.last else None
     if first and last and first > last:
         raise ConfigError("--from lies after --to", got=f"{first} and {last}")
-    for name in _words(options.market or market):
-        refuse_universe(name, "an experiment")
-    request = Request(markets=_words(options.market or market), news=options.news or news, first=first, last=last)
+    named = _words(options.market or market)
+    if options.command is search or options.paper != "msmf":
+        for name in named:
+            refuse_universe(name, "an experiment of FININ")
+    universes = {name: universe_of(name) for name in named if is_universe(name)}
+    markets = tuple(universes[name].name if name in universes else name for name in named)
+    if twice := [name for name in markets if markets.count(name) > 1]:
+        raise ConfigError("two markets of one name", where="--market", got=twice[0])
+    texts = tuple((one.name, one.as_text()) for one in universes.values())
+    request = Request(markets=markets, news=options.news or news, first=first, last=last, universes=texts)
     if "tables" not in options:
         return request
     return replace(

@@ -28,15 +28,17 @@ from trader.cells import CellResult, Cells, ExperimentRow
 from trader.config import Config, WalkForward, as_mapping, from_mapping
 from trader.errors import ModelError, StoreError
 from trader.experiment_inputs import Inputs, load, too_short
+from trader.experiment_panel import PanelFold, PanelInputs, PlannedPanel, load_panel, plan_panel_cell
 from trader.experiment_plan import Planned, Target, own_code, place_of, plan_cell
 from trader.methods import Method, Reading, Settings, methods, points
 from trader.outcome import Home
-from trader.parts import Readers, check_chats, readers_for, stock, workers_of
+from trader.parts import Readers, check_chats, readers_for, stock, stock_universe, workers_of
 from trader.progress import Stages, Watch, silent
 from trader.protocol import Windows, sliding, walking
 from trader.sources import source_hash
 from trader.store import MarketStore
 from trader.training import code_hash
+from trader.universe import universe_of
 from trader.walkforward import Fold
 
 Paper = Literal["finin", "msmf"]
@@ -48,6 +50,7 @@ class Request:
     """What is asked for: which tables of which paper, on what.
 
     first, last: None takes what the news set spans.   only: keys of methods, () for all.
+    universes: of those markets that are many symbols, the name and the text of their file.
     """
 
     markets: tuple[str, ...]
@@ -59,6 +62,7 @@ class Request:
     quick: bool = False
     only: tuple[str, ...] = ()
     paper: Paper = "finin"
+    universes: tuple[tuple[str, str], ...] = ()
 
     def rows(self, config: Config) -> list[Method]:
         """Return the rows of the paper's tables that are asked for; ConfigError where ``only`` has one that is none."""
@@ -141,11 +145,15 @@ def _state(home: Home, request: Request) -> list[Any]:
 
     What is built in is stored first, so that its first use changes nothing.
     """
-    names = ("methods", "methods_msmf", "protocol", "experiment", "experiment_plan", "pooling")
+    names = ("methods", "methods_msmf", "protocol", "experiment", "experiment_plan", "experiment_panel", "pooling")
     code = [source_hash(f"trader.{name}") for name in names]
     with MarketStore.open(home.store) as store:
+        universes = dict(request.universes)
         for market in request.markets:
-            stock(store, market, request.news)
+            if market in universes:
+                stock_universe(store, universe_of(universes[market]), request.news)
+            else:
+                stock(store, market, request.news)
         return [store.last_import(), code_hash("models"), *code, *own_code()]
 
 
@@ -165,6 +173,7 @@ def resumed(row: ExperimentRow, config: Config) -> tuple[Config, Request]:
         quick=asked["quick"],
         only=tuple(asked["only"]),
         paper=asked.get("paper", "finin"),
+        universes=tuple((name, text) for name, text in asked.get("universes", [])),
     )
     return replace(whole, compute=compute), request
 
@@ -198,7 +207,7 @@ class _Run:
     ) -> None:
         self.config, self.home, self.request, self.cells, self.number = config, home, request, cells, number
         self.stages, self.readers, self.state = stages, readers, state
-        self.loaded: dict[tuple[str, Reading], Inputs | str] = {}
+        self.loaded: dict[tuple[str, Reading], Inputs | PanelInputs | str] = {}
         self.chosen: dict[tuple[str, str], Settings] = {}
         self.missing: dict[str, dict[str, str]] = {}  # method → market → why
         self.facts: dict[str, Any] = {"spans": {}, "settings": {}, "tried": {}, "missing": self.missing, "planned": {}}
@@ -231,7 +240,9 @@ class _Run:
         self.cells.show(self.number, [job.facts for job in [*tried, *jobs]])  # with those that two places share
         self.cells.note(self.number, self.facts)
 
-    def _planned(self, plan: Callable[[Method, str], list[Planned]], row: Method, market: str) -> list[Planned]:
+    def _planned(
+        self, plan: Callable[[Method, str], list[Planned | PlannedPanel]], row: Method, market: str
+    ) -> list[Planned | PlannedPanel]:
         """Return what a row needs on a market; where it cannot be had, nothing, and why is noted."""
         if self._lacking(row, market):
             return []
@@ -254,15 +265,20 @@ class _Run:
             self.missing.setdefault(row.key, {})[market] = why
         return bool(why) or market in self.missing.get(row.key, {})
 
-    def _inputs(self, reading: Reading, market: str) -> Inputs | str:
+    def _inputs(self, reading: Reading, market: str) -> Inputs | PanelInputs | str:
         if (market, reading) not in self.loaded:
             try:
                 # Readers first: where weights are not there, nothing needs to be read.
                 readers = self.readers(self.config, self.home, reading, market)
                 span = (self.request.news, self.request.first, self.request.last)
-                loaded = load(self.config, self.home, market, span, reading, readers, self.stages)
+                text, how = dict(self.request.universes).get(market, ""), (reading, readers, self.stages)
+                loaded = (
+                    load_panel(self.config, self.home, market, text, span, *how)
+                    if text
+                    else load(self.config, self.home, market, span, *how)
+                )
                 self.loaded[market, reading] = loaded
-                self.facts["spans"][market] = [str(loaded.window.sessions[at]) for at in (loaded.first, -1)]
+                self.facts["spans"][market] = [str(day) for day in loaded.spanned]
             except ModelError as error:
                 if reading == Reading():
                     raise
@@ -271,10 +287,10 @@ class _Run:
 
     # Cells
 
-    def _trials(self, row: Method, market: str) -> list[Planned]:
+    def _trials(self, row: Method, market: str) -> list[Planned | PlannedPanel]:
         """Return the trials of a row: trainings on the first window, of which only the validation is looked at."""
         inputs = self._inputs(row.reading, market)
-        assert isinstance(inputs, Inputs)
+        assert not isinstance(inputs, str)
         asked = self.config.experiment
         trials = asked.finin_trials if row.model == "finin" else asked.trials
         tried = points(row.space, trials, self.config.run.seed)
@@ -285,12 +301,20 @@ class _Run:
         windows = self._windows(inputs) if self.request.paper == "finin" else []
         folds = [*windows[:1], *self._walk(inputs)[:1]]
         if not folds:
-            raise too_short(inputs)
-        fold = min(folds, key=lambda fold: fold.validation.stop)  # before the test days of both
-        blind = replace(fold, use=range(fold.validation.stop, fold.validation.stop))
+            raise too_short(inputs.market, inputs.spanned)
+        blind = self._blind(folds)
         return [self._cell(row, inputs, lookback, "trial", 0, 0, blind, setting) for setting in tried]
 
-    def _choose(self, row: Method, market: str, jobs: Sequence[Planned], failed: Mapping[str, str]) -> None:
+    def _blind(self, folds: Sequence[Fold | PanelFold]) -> Fold | PanelFold:
+        """Return, of these folds, the one that is validated first, without its test days: before those of all."""
+        if isinstance(folds[0], PanelFold):
+            return folds[0].blind()
+        fold = min((one for one in folds if isinstance(one, Fold)), key=lambda one: one.validation.stop)
+        return replace(fold, use=range(fold.validation.stop, fold.validation.stop))
+
+    def _choose(
+        self, row: Method, market: str, jobs: Sequence[Planned | PlannedPanel], failed: Mapping[str, str]
+    ) -> None:
         """Freeze the setting of the lowest validation loss; the first one where two are alike."""
         if not jobs:
             return
@@ -305,14 +329,14 @@ class _Run:
         self.chosen[row.key, market] = {key: value for key, value in best.items() if key not in row.settings}
         self.facts["settings"].setdefault(row.key, {})[market] = self.chosen[row.key, market]
 
-    def _tests(self, row: Method, market: str) -> list[Planned]:
+    def _tests(self, row: Method, market: str) -> list[Planned | PlannedPanel]:
         inputs = self._inputs(row.reading, market)
-        assert isinstance(inputs, Inputs)
+        assert not isinstance(inputs, str)
         if (row.key, market) not in self.chosen:
             raise ModelError(f"the row {row.follows}, whose setting it takes, has none")
         setting, walk = self.chosen[row.key, market], self._walk(inputs)
         if not walk:
-            raise too_short(inputs)
+            raise too_short(inputs.market, inputs.spanned)
         asked = self.request.lookbacks(self.config)
         lookbacks = [t for t in asked if row.lookbacks is None or t in row.lookbacks or len(asked) == 1]
         splits = [("walkforward", at, fold) for at, fold in enumerate(walk)]
@@ -325,15 +349,21 @@ class _Run:
             for seed in range(row.seeds)
         ]
 
-    def _windows(self, inputs: Inputs) -> list[Fold]:
+    def _windows(self, inputs: Inputs | PanelInputs) -> Sequence[Fold | PanelFold]:
         asked = self.config.experiment
         windows = Windows(asked.window, asked.window_step, asked.windows)
+        assert isinstance(inputs, Inputs), "the windows are those of one market"
         return sliding(inputs.window.numbers, inputs.start, inputs.stop, windows)
 
-    def _walk(self, inputs: Inputs) -> list[Fold]:
-        return walking(inputs.window.numbers, inputs.start, inputs.stop, walk_of(self.config))
+    def _walk(self, inputs: Inputs | PanelInputs) -> Sequence[Fold | PanelFold]:
+        spec = walk_of(self.config)
+        if isinstance(inputs, PanelInputs):
+            return inputs.folds(spec)
+        return walking(inputs.window.numbers, inputs.start, inputs.stop, spec)
 
-    def _cell(self, row: Method, inputs: Inputs, lookback: int, *place: Any) -> Planned:
+    def _cell(self, row: Method, inputs: Inputs | PanelInputs, lookback: int, *place: Any) -> Planned | PlannedPanel:
+        if isinstance(inputs, PanelInputs):
+            return plan_panel_cell(self.config, row, inputs, lookback, *place)
         plan = partial(plan_cell, others=self._others(row, inputs.market) if row.pooled else [])
         return plan(self.config, self.request.target, row, inputs, lookback, *place)
 
@@ -344,7 +374,7 @@ class _Run:
             raise ModelError("another market cannot be read", got=why[0])
         return [one for one in found if isinstance(one, Inputs)]
 
-    def _plan(self, jobs: Sequence[Planned]) -> None:
+    def _plan(self, jobs: Sequence[Planned | PlannedPanel]) -> None:
         """Write down how many cells each place of the tables needs, so that a gap is seen as one."""
         planned: dict[str, list[int]] = {}  # place → how many splits, how many seeds
         for job in jobs:
@@ -354,12 +384,12 @@ class _Run:
         self.facts["planned"] = planned
         self.cells.note(self.number, self.facts)
 
-    def _order(self, job: Planned) -> tuple[int, int, str]:
+    def _order(self, job: Planned | PlannedPanel) -> tuple[int, int, str]:
         """First seeds first, and lookbacks near the one searched at: a stopped experiment then has whole rows."""
         facts = job.facts
         return facts.seed, abs(facts.lookback - self.config.experiment.search_lookback), facts.protocol
 
-    def _make(self, stage: str, jobs: Sequence[Planned]) -> dict[str, str]:
+    def _make(self, stage: str, jobs: Sequence[Planned | PlannedPanel]) -> dict[str, str]:
         """Make the cells that are not there, each written as soon as it is done; return those that failed, and why."""
         there = self.cells.has(job.facts.cell for job in jobs)
         due = {job.facts.cell: job for job in jobs if job.facts.cell not in there}

@@ -33,6 +33,11 @@ class Inputs:
     stop: int
 
     @property
+    def spanned(self) -> tuple[date, date]:
+        """The first and the last session decided."""
+        return self.window.sessions[self.first], self.window.sessions[-1]
+
+    @property
     def start(self) -> int:
         """The first position that every method can decide on: the longest trailing mean reaches back so far."""
         return max(self.first, min(HISTORY, self.stop) - 1)
@@ -81,12 +86,12 @@ def _span(store: MarketStore, news: str, market: str, first: date | None, last: 
     return first or max(held.first, known.first.date()), last or min(held.last, known.last.date())
 
 
-def too_short(inputs: Inputs) -> NoData:
+def too_short(market: str, spanned: tuple[date, date]) -> NoData:
     """Return the error of a market whose sessions fill neither a window nor a fold."""
     return NoData(
         "too few sessions for one window or one fold",
-        where=inputs.market,
-        got=f"{inputs.stop - inputs.first} sessions",
+        where=market,
+        got=f"{spanned[0]} to {spanned[1]}",
         expected="about 500",
         do="take a longer span, or lower [walkforward] train and validation",
     )

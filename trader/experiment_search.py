@@ -51,7 +51,7 @@ def search_finin(
     folds = sliding(inputs.window.numbers, inputs.start, inputs.stop, windows)
     folds = folds or walking(inputs.window.numbers, inputs.start, inputs.stop, walk_of(config))
     if not folds:
-        raise too_short(inputs)
+        raise too_short(inputs.market, inputs.spanned)
     fold = replace(folds[0], use=range(folds[0].validation.stop, folds[0].validation.stop))
     place = (config.experiment.search_lookback, "trial", 0, 0, fold)
 

@@ -176,8 +176,8 @@ def sentences(results: Results) -> Iterator[str]:
         told = {table: [one for one in own if one.table == table] for table in results.tables}
         if own and not any(one.verdict in ("better", "worse") for one in own):
             yield (
-                f"{market}: in none of {len(own)} comparisons (p-values two-sided, Holm over all of them) is MSMF shown "
-                "to be better or worse than another row."
+                f"{market}: in none of {len(own)} comparisons (p-values two-sided, Holm over all of them) is MSMF "
+                "shown to be better or worse than another row."
             )
         else:
             yield from (f"{TITLES[table]}, {market}: {_said(results, held)}" for table, held in told.items() if held)
