@@ -100,8 +100,7 @@ class Lesson:
     def _encoded(self, p: int, at: range, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Encode consecutive decisions of one part as training reads them → (B, C, H), (B, C)."""
         reader, c, days = self.reader, self.config, self.parts[p].days
-        back = c.forward_days if c.completion == "forward" else 0
-        index = np.arange(at.start - back, at.stop)
+        back, index = reader.back, np.arange(at.start - reader.back, at.stop)
         news_days, windows = reader.windows(index)
         attended = means = torch.zeros(len(news_days), 1, device=c.device)
         if self.network.text is not None:
