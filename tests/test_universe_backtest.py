@@ -276,6 +276,7 @@ def test_a_decision_is_made_again_from_the_symbols_own_news(done: dict[str, Univ
         for symbol in ("A", "B"):
             made = explain(outcome.home.folder, outcome.run, CUT, symbol, readers=builders.readers())
             assert made.whole and made.notes == () and made.symbol == symbol
+            assert (made.fusion is not None) == (outcome is done["msmf"])
     with pytest.raises(NoData, match="several symbols"):
         explain(done["msmf"].home.folder, done["msmf"].run, CUT)
 

@@ -23,7 +23,7 @@ from trader import (
     cli_universe,
 )
 from trader.errors import ConfigError, TraderError
-from trader.terminal import print_table, settings, write
+from trader.terminal import print_parts, print_table, settings, write
 
 if TYPE_CHECKING:
     from trader.config import Config
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+FUSING = ("msmf",)  # models that `why` asks again: how they fused what they read is not in the ledger
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -265,8 +266,17 @@ def _why(options: argparse.Namespace) -> None:
         _explain(options, session)
         return
     with _opened_ledger(options) as ledger:
-        for line in why_lines(ledger.why_one(options.run, session, options.symbol)):
-            print(line)
+        run = ledger.resolve(options.run)
+        signal, fuses = ledger.why_one(run, session, options.symbol), ledger.run_facts(run)["model"] in FUSING
+    decision, *headlines = why_lines(signal)
+    print(decision)
+    if fuses and signal.p_up is not None:
+        from trader.explain import explain
+        from trader.why_report import below
+
+        print_parts(below(explain(settings(options)[1], run, session, options.symbol)))
+    for line in headlines:
+        print(line)
 
 
 def _explain(options: argparse.Namespace, session: date) -> None:
@@ -275,11 +285,7 @@ def _explain(options: argparse.Namespace, session: date) -> None:
     from trader.pictures import draw
 
     explained = explain(settings(options)[1], options.run, session, options.symbol)
-    for part in why_report.parts(explained, search=options.search, pairs=options.pairs or 0, limit=options.limit):
-        if isinstance(part, str):
-            print(part)
-        else:
-            print_table(part)
+    print_parts(why_report.parts(explained, search=options.search, pairs=options.pairs or 0, limit=options.limit))
     if options.csv:
         write(options.csv, why_report.as_csv(explained, options.search))
     if options.picture:

@@ -1,4 +1,5 @@
-"""Say what a decision of a run read: every headline of its day with its weight, and which headline made which matter.
+"""Say what a decision of a run read: every headline of its day with its weight, which headline made which matter, and
+how a model of several modalities fused them.
 
     ledger (settings, model id, P(up)) + market store + registry → explain → trader.why_report, trader.pictures
 
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Attention, Days, Model, Prediction
+from models.fusions import Fusion
 from trader.config import Config, from_mapping
 from trader.errors import ModelError, NoData, TraderError
 from trader.events import BarClosed, NewsArrived, Signal
@@ -49,6 +51,15 @@ class Attentive(Protocol):
         ...
 
 
+@runtime_checkable
+class Fusing(Protocol):
+    """A model that can tell how it fused several modalities."""
+
+    def fusion(self, days: Days, day: int) -> Fusion:
+        """Return how the decision on one of the days was fused."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """The share of the decision's attention that reached headline ``of`` through headline ``by``, who looked at it.
@@ -70,6 +81,7 @@ class Explained:
         does not weigh headlines.
     pairs: (N, N) float32, ``pairs[i, j]`` the share of headline i's attention that went to j; None where the model
         does not say.   notes: what a reader must know, a sentence each.
+    fusion: gates, blanks and fillings of the forecast; None where the model fuses nothing, or not ``whole``.
     """
 
     signal: Signal
@@ -78,6 +90,7 @@ class Explained:
     pairs: NDArray[np.float32] | None
     whole: bool
     notes: tuple[str, ...] = ()
+    fusion: Fusion | None = None
 
     @property
     def session(self) -> date:
@@ -219,6 +232,7 @@ def _again(home: Home, signal: Signal, facts: dict[str, Any], given: Readers | N
         pairs=model.attention(days, last).pairs if weighed and isinstance(model, Attentive) else None,
         whole=True,
         notes=_differences(signal, prediction, headlines, manifest, spec),
+        fusion=model.fusion(days, last) if isinstance(model, Fusing) else None,
     )
 
 

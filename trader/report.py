@@ -276,14 +276,21 @@ def _number(value: float | None, style: str) -> str:
     return DASH if value is None else format(value, style)
 
 
+def decision_line(signal: Signal) -> str:
+    """Say a decision in one line: market, side, P(up), the expected return where there is one, and the model."""
+    assert signal.p_up is not None, "an abstention decides nothing"
+    side = {1: "long", -1: "short", 0: "no side"}[signal.side]
+    expected = ""
+    if signal.expected_return is not None:
+        expected = f"expected return {100 * signal.expected_return:+.3f} %, ".replace("-", "−")
+    return f"{signal.session} {signal.symbol}: {side}, P(up) {signal.p_up:.4f}, {expected}model {signal.model_id}"
+
+
 def why_lines(signal: Signal) -> list[str]:
     """Return a session's decision and its headlines by weight, as lines of at most 100 columns."""
     if signal.p_up is None:
         return [f"{signal.session} {signal.symbol}: no decision ({signal.reason}); the position was kept."]
-    side = {1: "long", -1: "short", 0: "no side"}[signal.side]
-    lines = [
-        f"{signal.session} {signal.symbol}: {side}, P(up) {signal.p_up:.4f}, model {signal.model_id}",
-    ]
+    lines = [decision_line(signal)]
     if not signal.top:
         read = f"{signal.news_count:,} headlines; this model does not weigh them."
         return [*lines, read if signal.news_count else "No headline that session."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
@@ -59,6 +60,15 @@ def print_table(table: Table) -> None:
     with console.capture() as printed:
         console.print(table)
     print("\n".join(line.rstrip() for line in printed.get().splitlines()))
+
+
+def print_parts(parts: Sequence[str | Table]) -> None:
+    """Print lines and tables in order."""
+    for part in parts:
+        if isinstance(part, str):
+            print(part)
+        else:
+            print_table(part)
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -1,6 +1,7 @@
 """Tell what a decision read, as tables and as a CSV file: every headline by weight, and the pairs that mattered.
 
-Upstream ``trader.explain``; beside it ``trader.pictures`` draws the same.
+Upstream ``trader.explain``, and ``trader.why_fusion`` for how several modalities were fused. Beside it
+``trader.pictures`` draws the headlines.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from rich.table import Table
 
 from trader.errors import ConfigError
 from trader.explain import Explained
-from trader.report import DASH, WIDTH, plain_table
+from trader.report import DASH, WIDTH, decision_line, plain_table
+from trader.why_fusion import fusion_parts
 
 SHOWN = 20  # headlines, unless a number was asked for or words were sought
 
@@ -25,7 +27,7 @@ CSV_COLUMNS = ("session", "symbol", "rank", "weight", "scaled", "influence", "he
 def parts(
     explained: Explained, *, search: str | None = None, pairs: int = 0, limit: int | None = None
 ) -> list[str | Table]:
-    """Return what is printed, in order: lines of at most 100 columns, the headlines, the pairs.
+    """Return what is printed, in order: lines of at most 100 columns, how it was fused, the headlines, the pairs.
 
     search: only headlines that hold these words (Explained.find); ranks and scaling stay those of the whole day.
     pairs: how many of the strongest pairs to show, those that touch what was found where words were sought.
@@ -35,7 +37,7 @@ def parts(
     for name, number in (("--pairs", pairs), ("--limit", limit or 0)):
         if number < 0:
             raise ConfigError("a negative number", where=name, got=number, expected="0 or more")
-    told = [line for note in (_decision(explained), *explained.notes) for line in textwrap.wrap(note, WIDTH)]
+    told = [*textwrap.wrap(decision_line(explained.signal), WIDTH), *below(explained)]
     if explained.weights is None:
         read = "this model does not weigh them" if explained.whole else "the ledger holds no weight of them"
         return [*told, f"{explained.signal.news_count:,} headlines; {read}."]
@@ -55,6 +57,12 @@ def parts(
     return made
 
 
+def below(explained: Explained) -> list[str | Table]:
+    """Return what stands right below the decision: the notes, and how it was fused where the model fuses."""
+    noted: list[str | Table] = [line for note in explained.notes for line in textwrap.wrap(note, WIDTH)]
+    return noted + (fusion_parts(explained.fusion) if explained.fusion else [])
+
+
 def as_csv(explained: Explained, search: str | None = None) -> str:
     """Return the day's headlines, or those found, as CSV, largest weight first; what is not known is empty."""
     written = io.StringIO()
@@ -67,11 +75,6 @@ def as_csv(explained: Explained, search: str | None = None) -> str:
         known = rank[at] if explained.weights is not None else ""
         rows.writerow([explained.session, explained.symbol, known, *numbers, explained.headlines[at]])
     return written.getvalue()
-
-
-def _decision(explained: Explained) -> str:
-    side = {1: "long", -1: "short", 0: "no side"}[explained.signal.side]
-    return f"{explained.session} {explained.symbol}: {side}, P(up) {explained.p_up:.4f}, model {explained.model_id}"
 
 
 def _counted(explained: Explained, search: str | None, found: int, shown: int) -> str:

@@ -30,7 +30,7 @@ CHOICES = {
 WIDTHS = ("hidden", "token_width")
 AT_LEAST = {
     **dict.fromkeys(("lookback", "tokens", "heads", "experts", "epochs", "patience", "batch_days"), 1),
-    **dict.fromkeys(("train_headlines", "forward_days", "pretrain_epochs", "pair_rank"), 0),
+    **dict.fromkeys(("train_headlines", "epoch_days", "forward_days", "pretrain_epochs", "pair_rank"), 0),
     **dict.fromkeys(("movement_weight", "return_weight", "weight_decay"), 0.0),
 }
 SHARES = ("dropout", "warm_up", "missing_numeric", "missing_image", "missing_text")
@@ -96,6 +96,7 @@ class MsmfConfig:
     epochs: int = 20  # at most
     patience: int = 5  # epochs without a lower validation log loss
     batch_days: int = 32  # decisions in a training step, consecutive
+    epoch_days: int = 2048  # most decisions of an epoch, 0 for all; of many symbols' each epoch draws others
     train_headlines: int = 64  # most headlines of a day in one training step, 0 for all; forecasts read all
     device: str = "cpu"  # or "cuda"
 

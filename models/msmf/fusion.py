@@ -20,11 +20,13 @@ from models.msmf.config import Feature, MsmfConfig
 class Fused(NamedTuple):
     """What fusion makes of features.
 
-    aligned: (B, C, J·W) before anything is blanked.   fused: (B, C, J·W).   kept: (B, C) the share not blanked.
+    aligned: (B, C, J·W) before anything is blanked.   fused: (B, C, J·W).
+    kept_within, kept: (B, C) the share of each that is not blanked in the first stage, and in the end.
     """
 
     aligned: Tensor
     fused: Tensor
+    kept_within: Tensor
     kept: Tensor
 
 
@@ -104,15 +106,19 @@ class ProgressiveFusion(nn.Module):
         aligned = self.within(tokens)  # (B, C·J, W)
         mask = torch.cat([self.blank_within(part) for part in self._modalities(tokens)], 1)  # (B, C·J, W)
         first = aligned * mask  # (B, C·J, W)
+        within = self._kept(mask)  # (B, C)
         mask = self.blank_across(first)  # (B, C·J, W)
         fused = self.across(first) * mask  # (B, C·J, W)  eq. 3
-        kept = (mask > 0).view(B, C, -1).to(mask.dtype).mean(2)  # (B, C)
-        return Fused(aligned.view(B, C, -1), fused.view(B, C, -1), kept)
+        return Fused(aligned.view(B, C, -1), fused.view(B, C, -1), within, self._kept(mask))
 
     def _modalities(self, tokens: Tensor) -> list[Tensor]:
         """Cut tokens (B, C·J, W) into those of each modality (B, scales·J, W)."""
         sizes = [self.groups.count(group) * self.J for group in dict.fromkeys(self.groups)]
         return list(torch.split(tokens, sizes, dim=1))
+
+    def _kept(self, mask: Tensor) -> Tensor:
+        """Count what a mask (B, C·J, W) keeps → the share of each feature (B, C)."""
+        return (mask > 0).view(len(mask), len(self.groups), -1).to(mask.dtype).mean(2)
 
 
 class FeatureConcatenation(nn.Module):
@@ -126,7 +132,8 @@ class FeatureConcatenation(nn.Module):
     def forward(self, x: Tensor) -> Fused:
         """Features (B, C, H) → Fused."""
         y = F.gelu(torch.stack([align(x[:, c]) for c, align in enumerate(self.align)], 1))  # (B, C, J·W)
-        return Fused(y, y, torch.ones_like(y[:, :, 0]))
+        whole = torch.ones_like(y[:, :, 0])  # (B, C)
+        return Fused(y, y, whole, whole)
 
 
 class FeatureStack(nn.Module):
@@ -139,7 +146,8 @@ class FeatureStack(nn.Module):
     def forward(self, x: Tensor) -> Fused:
         """Features (B, C, H) → Fused."""
         y = F.gelu(self.align(x)).mean(1, keepdim=True).expand(-1, x.shape[1], -1)  # (B, C, J·W)
-        return Fused(y, y, torch.ones_like(y[:, :, 0]))
+        whole = torch.ones_like(y[:, :, 0])  # (B, C)
+        return Fused(y, y, whole, whole)
 
 
 FUSIONS = {"progressive": ProgressiveFusion, "concatenate": FeatureConcatenation, "stack": FeatureStack}

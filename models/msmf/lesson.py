@@ -63,6 +63,7 @@ class Lesson:
         c = self.config
         recipe = Recipe(c.learning_rate, c.weight_decay, c.clip, c.epochs, c.patience, c.warm_up, c.schedule)
         steps = sum(-(-len(part.train) // c.batch_days) for part in self.parts)
+        steps = min(steps, self._most() or steps)
         self._read_charts()
         self._look_once()
         report = descend(self.network, recipe, self.seed, self._batches, self._loss, self._validate, steps)
@@ -86,8 +87,13 @@ class Lesson:
     def _batches(self, rng: np.random.Generator) -> Iterator[tuple[int, range, np.random.Generator]]:
         self.seen = []
         cut = [(p, at) for p, part in enumerate(self.parts) for at in _runs(part.train, self.config.batch_days, rng)]
-        for i in rng.permutation(len(cut)) if len(self.parts) > 1 else range(len(cut)):
+        order = rng.permutation(len(cut)) if len(self.parts) > 1 else range(len(cut))
+        for i in order[: self._most() or len(cut)]:
             yield (*cut[i], rng)
+
+    def _most(self) -> int:
+        """Return the most batches of an epoch, 0 where there is no bound."""
+        return -(-self.config.epoch_days // self.config.batch_days)
 
     def _loss(self, batch: tuple[int, range, np.random.Generator]) -> Tensor:
         p, at, rng = batch
@@ -100,8 +106,7 @@ class Lesson:
     def _encoded(self, p: int, at: range, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Encode consecutive decisions of one part as training reads them → (B, C, H), (B, C)."""
         reader, c, days = self.reader, self.config, self.parts[p].days
-        back = c.forward_days if c.completion == "forward" else 0
-        index = np.arange(at.start - back, at.stop)
+        back, index = reader.back, np.arange(at.start - reader.back, at.stop)
         news_days, windows = reader.windows(index)
         attended = means = torch.zeros(len(news_days), 1, device=c.device)
         if self.network.text is not None:

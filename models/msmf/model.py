@@ -16,10 +16,12 @@ import torch
 
 from models.base import Days, FitReport, Prediction, Standardiser, Weights
 from models.fitting import held, reproducible
+from models.fusions import Fusion
 from models.msmf.config import MsmfConfig
 from models.msmf.lesson import Lesson
 from models.msmf.network import Network
 from models.msmf.reader import Reader
+from models.msmf.telling import fusion_of
 from models.panel import Part
 from models.sequences import arrays, load
 from trader.errors import ModelError
@@ -82,17 +84,31 @@ class Msmf:
 
     def predict(self, days: Days, at: Sequence[int]) -> Prediction:
         """Forecast decisions on the days ``at``, with a weight for each headline of the day; see models.base.Model."""
-        reader = self._trained()
-        own = reader.network.text
-        self._check(days, at)
-        if own is not None and (D := days.texts.width) != (width := own.e_t.in_features):
-            raise ModelError("these texts are another language model's", got=f"width {D}", expected=f"width {width}")
+        reader = self._asked(days, at)
         with reproducible(device=self.config.device), torch.no_grad():
             said = reader.forecast(days, np.asarray(at, dtype=np.int64))
         if not np.isfinite(said.p_up).all():
             day = int(np.asarray(at)[~np.isfinite(said.p_up)][0])
             raise ModelError("a forecast is not a number", where=f"day {day}", do="look for NaN in its lookback days")
         return said
+
+    def fusion(self, days: Days, day: int) -> Fusion:
+        """Return how the decision on one of the days was fused: gates, blanks and fillings of its very forecast.
+
+        ModelError as in ``predict``.
+        """
+        reader = self._asked(days, [day])
+        with reproducible(device=self.config.device), torch.no_grad():
+            return fusion_of(reader, days, day)
+
+    def _asked(self, days: Days, at: Sequence[int]) -> Reader:
+        """Return the reader, once it is sure that it can read these days."""
+        reader = self._trained()
+        own = reader.network.text
+        self._check(days, at)
+        if own is not None and (D := days.texts.width) != (width := own.e_t.in_features):
+            raise ModelError("these texts are another language model's", got=f"width {D}", expected=f"width {width}")
+        return reader
 
     # Weights on disk
 

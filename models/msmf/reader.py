@@ -47,14 +47,28 @@ class Reader:
         x, present, weights = self.features(days, at, images)
         p_up, expected = [], []
         for low in range(0, len(at), BATCH):
-            rows = torch.from_numpy(np.resize(np.arange(low, min(low + BATCH, len(at))), BATCH))  # repeats as dummies
-            said: Said = network(network.fill(x[rows], present[rows]), present[rows])
+            _, said = self.said(x, present, low)
             # Of the whole batch: a sigmoid of few numbers is rounded otherwise than one of many.
             p, r = network.told(said.outputs)  # (BATCH,) each
             p_up.append(p[: len(at) - low].cpu().numpy())
             expected.append(None if r is None else r[: len(at) - low].cpu().numpy())
         returns = None if expected[0] is None else np.concatenate([r for r in expected if r is not None])
         return Prediction(np.concatenate(p_up), returns, weights if network.text else None)
+
+    def said(self, x: Tensor, present: Tensor, low: int) -> tuple[Tensor, Said]:
+        """Run decisions of features (B, C, H), present (B, C), from ``low`` on: BATCH of them, repeats as dummies.
+
+        Returns the features with what was missing filled (BATCH, C, H), and Said.
+        """
+        rows = torch.from_numpy(np.resize(np.arange(low, min(low + BATCH, len(x))), BATCH))
+        filled = self.network.fill(x[rows], present[rows])
+        said: Said = self.network(filled, present[rows])
+        return filled, said
+
+    @property
+    def back(self) -> int:
+        """Sessions before the decision's from which forward filling may carry; 0 for another completion."""
+        return self.config.forward_days if self.config.completion == "forward" else 0
 
     def features(
         self, days: Days, at: NDArray[np.int64], images: NDArray[np.uint8] | None = None
@@ -64,8 +78,7 @@ class Reader:
         Of forward filling the sessions before are encoded too, and what they carry forward is there in the result.
         """
         network = self.network
-        back = self.config.forward_days if self.config.completion == "forward" else 0
-        needed = (at[:, None] + np.arange(-back, 1)).astype(np.int64)  # (B, back + 1)
+        needed = (at[:, None] + np.arange(-self.back, 1)).astype(np.int64)  # (B, back + 1)
         index, position = np.unique(needed, return_inverse=True)
         rows_of = torch.from_numpy(position.reshape(needed.shape).T.copy())  # (back + 1, B), oldest first
         news_days, windows = self.windows(index)
