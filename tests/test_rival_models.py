@@ -25,6 +25,7 @@ from models.naf import Naf, NafConfig
 from models.pen import Pen, PenConfig
 from models.same_day_logistic import SameDayLogistic
 from models.sentiments import Sentiments, SentimentsConfig
+from models.sequence_return import Gru, GruConfig, Lstm, LstmConfig, Transformer, TransformerConfig
 from trader.errors import ModelError
 
 S, D = 600, 24
@@ -47,6 +48,7 @@ class Case:
 
 
 EAGER = {"lookback": 3, "trailing": 5, "dropout": 0.0, "weight_decay": 0.0, "epochs": 100, "patience": 100, "batch": 4}
+EAGER_RETURN = {name: value for name, value in EAGER.items() if name != "trailing"} | {"learning_rate": 3e-3}
 # Two narrow blocks; five days, for of a window's level FPT sees nothing: three days alike tell it nothing.
 GPT2 = {"lookback": 5, "hidden": 64, "heads": 2, "blocks": 2, "learning_rate": 3e-3, "epochs": 8}
 # Small: a chart of five sessions, two heads.
@@ -82,6 +84,13 @@ CASES = [
         "msmf",
         lambda: Msmf(MsmfConfig(**MSMF)),  # type: ignore[arg-type]
         lambda: Msmf(MsmfConfig(**MSMF | {"dropout": 0.0, "weight_decay": 0.0, "epochs": 60, "patience": 60})),  # type: ignore[arg-type]
+    ),
+    Case("lstm", lambda: Lstm(LstmConfig(lookback=3)), lambda: Lstm(LstmConfig(**EAGER_RETURN))),  # type: ignore[arg-type]
+    Case("gru", lambda: Gru(GruConfig(lookback=3)), lambda: Gru(GruConfig(**EAGER_RETURN))),  # type: ignore[arg-type]
+    Case(
+        "transformer",
+        lambda: Transformer(TransformerConfig(lookback=3)),
+        lambda: Transformer(TransformerConfig(**EAGER_RETURN)),  # type: ignore[arg-type]
     ),
     # Further models: one Case each, here.
 ]
