@@ -13,7 +13,9 @@ import pytest
 
 from models.base import Days, Weights
 from models.panel import Part, PooledModel
+from models.random_forest import RandomForest, RandomForestConfig
 from models.sequence_return import Gru, GruConfig, Lstm, LstmConfig, Transformer, TransformerConfig
+from models.svm import Svm, SvmConfig
 from tests.test_rival_models import VALIDATION, planted, same
 from trader.errors import ModelError
 
@@ -22,6 +24,8 @@ MODELS: dict[str, Callable[[], PooledModel]] = {
     "lstm": lambda: Lstm(LstmConfig(**SOME)),
     "gru": lambda: Gru(GruConfig(**SOME)),
     "transformer": lambda: Transformer(TransformerConfig(**SOME)),
+    "svm": lambda: Svm(SvmConfig(lookback=3)),
+    "random_forest": lambda: RandomForest(RandomForestConfig(lookback=3, trees=20)),
 }
 
 
