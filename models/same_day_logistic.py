@@ -1,11 +1,11 @@
 """A rival that gets what FININ's pretraining gets: it first learns to read how the SAME day went, then looks ahead.
 
     the day's news ── ridge regression of the day's own return ──→ reading score
-    reading scores of the lookback days + models.baselines.DayNumbers ── logistic regression ──→ P(up)
+    reading scores of the lookback days + models.day_numbers.DayNumbers ── logistic regression ──→ P(up)
 
 Closing reports describe the day's move, so words can be learned from it far better than from the next day's. The day's
 own bar is kept out of the reading. Letters as in models.base, and
-    C numbers that describe one day, as in models.baselines: F of the market, then those of the news
+    C numbers that describe one day, as in models.day_numbers: F of the market, then those of the news
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Days, FitReport, Prediction, Weights
-from models.baselines import DayNumbers, Logistic
+from models.baselines import Logistic
+from models.day_numbers import DayNumbers
 from models.joined import joined
+from models.panel import Part
 from models.ridge import PENALTIES
 from trader.errors import ModelError
 
@@ -55,7 +57,7 @@ class SameDayLogistic:
         for part in (train, validation):
             self._check(days, part)
         with threadpool_limits(1):  # the rounding of BLAS depends on its threads
-            numbers = self._numbers = DayNumbers.of(days, train)
+            numbers = self._numbers = DayNumbers.of([Part(days, train, validation)])
             needed = np.union1d(self._days_of(train), self._days_of(validation))
             known = np.zeros((len(days), len(numbers.scale.mean)))  # (S, C), of days that nobody asks for zeros
             known[needed] = numbers(days, needed)

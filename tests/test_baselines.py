@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from models.base import Days, Model
-from models.baselines import Boosting, DayNumbers, Logistic
+from models.baselines import Boosting, Logistic
+from models.day_numbers import DayNumbers
 from models.fitting import InMemory
+from models.panel import Part
 from models.same_day_logistic import SameDayLogistic
 from trader.errors import ModelError
 
@@ -118,7 +120,7 @@ def test_every_statistic_comes_from_training_days_alone(model: Model) -> None:
     other.fit(replace(days, market=market, news_sentiment=sentiment, news_text=text), TRAIN, VALIDATION, seed=1)
     numbers = {name: array for name, array in model.weights().items() if name.startswith("numbers.")}
     assert all(np.array_equal(other.weights()[name], array) for name, array in numbers.items())
-    described = DayNumbers.of(days, TRAIN)(days, np.arange(4, 204))
+    described = DayNumbers.of([Part(days, TRAIN, VALIDATION)])(days, np.arange(4, 204))
     np.testing.assert_allclose(described.mean(axis=0), 0, atol=0.05)  # the cut at ±5 aside
 
 

@@ -48,8 +48,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("models.chat", "models.chat_answers", "models.chat_scores"),
     ("models.charts", "models.panel"),
-    ("models.fitting", "models.finin_network", "models.finin", "models.baselines"),
+    ("models.fitting", "models.finin_network", "models.finin"),
+    ("models.day_numbers", "models.baselines"),
     ("models.tone", "models.sequences", "models.naf", "models.sentiments", "models.ensemble"),
+    ("models.sequence_return", "models.svm", "models.random_forest"),
     ("models.fusions", "models.msmf.boltzmann", "models.msmf.completion", "models.msmf.config"),
     ("models.msmf.encoders", "models.msmf.fusion", "models.msmf.tasks", "models.msmf.pairs", "models.msmf.network"),
     ("models.msmf.reader", "models.msmf.lesson", "models.msmf.telling", "models.msmf.model"),
@@ -157,7 +159,7 @@ DOORS = {
     "pyarrow": ("feeds.",),
     "pandas": ("feeds.", "trader.metrics", "trader.ledger"),
     "torch": ("models.",),
-    "sklearn": ("models.baselines", "models.same_day_logistic"),
+    "sklearn": ("models.baselines", "models.same_day_logistic", "models.svm", "models.random_forest"),
     "xgboost": ("models.baselines",),
     "vaderSentiment": ("models.sentiment",),
     "apscheduler": ("trader.wake",),
@@ -261,6 +263,7 @@ def test_concrete_models_and_strategies_are_named_in_one_place_alone() -> None:
     concrete = {"models.finin", "models.baselines", "models.text", "models.sentiment", "models.embeddings"}
     concrete |= {"models.naf", "models.sentiments", "models.ensemble", "models.fpt", "models.pen", "models.rules"}
     concrete |= {"models.ridge", "models.same_day_logistic", "models.chat_scores", "models.msmf.model"}
+    concrete |= {"models.sequence_return", "models.svm", "models.random_forest"}
     concrete |= {"feeds.planted", "feeds.planted_charts", "feeds.wire", "feeds.builtin"}
     concrete |= {f"strategies.{name}" for name in ("long_only", "threshold", "vol_target", "top_k")}
     known_to = {module.name for module in _rooms() if module.package == "trader" and concrete & set(ours(module))}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from models import baselines
+from models import baselines, random_forest
 from models.base import Days, Model, Weights
 from models.baselines import Boosting, Logistic
 from models.ensemble import Ensemble, EnsembleConfig
@@ -23,8 +23,11 @@ from models.fpt import Fpt, FptConfig
 from models.msmf.model import Msmf, MsmfConfig
 from models.naf import Naf, NafConfig
 from models.pen import Pen, PenConfig
+from models.random_forest import RandomForest, RandomForestConfig
 from models.same_day_logistic import SameDayLogistic
 from models.sentiments import Sentiments, SentimentsConfig
+from models.sequence_return import Gru, GruConfig, Lstm, LstmConfig, Transformer, TransformerConfig
+from models.svm import Svm, SvmConfig
 from trader.errors import ModelError
 
 S, D = 600, 24
@@ -37,7 +40,8 @@ class Case:
     """A model by name.
 
     make: as it is used, small.   eager: so set that it may learn 16 days by heart.   rule: how far those follow the
-    mood; 0.5 is a coin, which only memory can get right. A blend learns from days held out, so has to be shown a rule.
+    mood; 0.5 is a coin, which only memory can get right. A blend learns from days held out, so has to be shown a rule;
+    so does an SVM's sigmoid.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Case:
 
 
 EAGER = {"lookback": 3, "trailing": 5, "dropout": 0.0, "weight_decay": 0.0, "epochs": 100, "patience": 100, "batch": 4}
+EAGER_RETURN = {name: value for name, value in EAGER.items() if name != "trailing"} | {"learning_rate": 3e-3}
 # Two narrow blocks; five days, for of a window's level FPT sees nothing: three days alike tell it nothing.
 GPT2 = {"lookback": 5, "hidden": 64, "heads": 2, "blocks": 2, "learning_rate": 3e-3, "epochs": 8}
 # Small: a chart of five sessions, two heads.
@@ -82,6 +87,19 @@ CASES = [
         "msmf",
         lambda: Msmf(MsmfConfig(**MSMF)),  # type: ignore[arg-type]
         lambda: Msmf(MsmfConfig(**MSMF | {"dropout": 0.0, "weight_decay": 0.0, "epochs": 60, "patience": 60})),  # type: ignore[arg-type]
+    ),
+    Case("lstm", lambda: Lstm(LstmConfig(lookback=3)), lambda: Lstm(LstmConfig(**EAGER_RETURN))),  # type: ignore[arg-type]
+    Case("gru", lambda: Gru(GruConfig(lookback=3)), lambda: Gru(GruConfig(**EAGER_RETURN))),  # type: ignore[arg-type]
+    Case(
+        "transformer",
+        lambda: Transformer(TransformerConfig(lookback=3)),
+        lambda: Transformer(TransformerConfig(**EAGER_RETURN)),  # type: ignore[arg-type]
+    ),
+    Case("svm", lambda: Svm(SvmConfig(lookback=3)), lambda: Svm(SvmConfig(lookback=1)), rule=1.0),
+    Case(
+        "random_forest",
+        lambda: RandomForest(RandomForestConfig(lookback=3, trees=50)),
+        lambda: RandomForest(RandomForestConfig(lookback=3)),
     ),
     # Further models: one Case each, here.
 ]
@@ -165,6 +183,7 @@ def test_it_stays_with_a_coin_where_tomorrow_follows_nothing(case: Case) -> None
 def test_it_learns_sixteen_days_by_heart(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(baselines.TREES, "min_child_weight", 0)  # sixteen days are fewer than a leaf must hold
     monkeypatch.setitem(baselines.TREES, "eta", 0.5)
+    monkeypatch.setattr(random_forest, "LEAVES", (1,))
     days, model = planted(seed=5, rule=case.rule), case.eager()
     model.fit(days, SIXTEEN, SIXTEEN, seed=1)
     right = (model.predict(hidden(days), SIXTEEN).p_up > 0.5) == (days.label[SIXTEEN.start : SIXTEEN.stop] > 0.5)

@@ -49,7 +49,14 @@ def _rivals() -> list[Method]:
             key="transformer", title="Transformer", model="transformer", tables=(1,), same_as="Transformer", **learned
         ),
         Method(key="svm", title="SVM", model="svm", tables=(2,), same_as="SVM"),
-        Method(key="forest", title="Random forest", model="forest", tables=(2,), same_as="Random Forest", seeds=0),
+        Method(
+            key="random_forest",
+            title="Random forest",
+            model="random_forest",
+            tables=(2,),
+            same_as="Random Forest",
+            seeds=0,
+        ),
         Method(key="boosting", title="XGBoost", model="boosting", tables=(2,), same_as="XGBoost", seeds=0),
         Method(key="logistic", title="Logistic regression", model="logistic", tables=(2,)),
     ]

@@ -53,6 +53,11 @@ MODELS = {  # name → class, and the dataclass of its settings
     "pen": ("models.pen:Pen", "models.pen:PenConfig"),
     "ridge": ("models.ridge:Ridge", "models.ridge:RidgeConfig"),
     "msmf": ("models.msmf.model:Msmf", "models.msmf.config:MsmfConfig"),
+    "lstm": ("models.sequence_return:Lstm", "models.sequence_return:LstmConfig"),
+    "gru": ("models.sequence_return:Gru", "models.sequence_return:GruConfig"),
+    "transformer": ("models.sequence_return:Transformer", "models.sequence_return:TransformerConfig"),
+    "svm": ("models.svm:Svm", "models.svm:SvmConfig"),
+    "random_forest": ("models.random_forest:RandomForest", "models.random_forest:RandomForestConfig"),
     "tone_sign": ("models.rules:ToneSign", "models.rules:ToneSignConfig"),
 }
 PLANTED: dict[str, ModuleType] = {one.SYMBOL: one for one in (planted, planted_charts)}  # market and news, by name
