@@ -10,7 +10,8 @@ import pytest
 
 from models.base import Days, Model
 from models.fitting import InMemory
-from models.rules import AlwaysBuy, ToneSign, ToneSignConfig
+from models.panel import Part
+from models.rules import AlwaysBuy, MeanReturn, ToneSign, ToneSignConfig
 from trader.errors import ConfigError, ModelError
 
 GOOD, BAD, UNKNOWN = (0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)
@@ -119,3 +120,46 @@ def test_settings_and_scores_that_cannot_be_used_are_refused() -> None:
         AlwaysBuy(0)
     with pytest.raises(ModelError, match=r"day 1: a headline's sentiment is not a number"):
         sides(days_of([GOOD], [(np.nan, 0.0, 1.0)]), 1)
+
+
+def test_the_training_mean_is_that_of_the_training_days_alone_and_says_the_same_every_day() -> None:
+    days = days_of(*[[GOOD]] * 12)
+    days.next_return[:6] = [0.03, 0.01, -0.01, 0.01, 0.02, 0.0]
+    model = MeanReturn(lookback=2)
+    report = model.fit(days, range(1, 6), range(6, 10), seed=0)
+    said = model.predict(replace(days, next_return=np.full(12, np.nan)), range(6, 12))
+    assert said.expected_return is not None and said.expected_return.tolist() == pytest.approx([0.006] * 6)
+    assert said.p_up.tolist() == pytest.approx([4 / 7] * 6)  # three of five rose, and one more of each kind
+    assert report.validation_accuracy == 0.5
+    days.next_return[6:] = 0.5  # what comes later changes nothing
+    again = MeanReturn(lookback=2)
+    again.fit(days, range(1, 6), range(6, 10), seed=1)
+    assert np.array_equal(again.weights()["means"], model.weights()["means"])
+
+
+def test_the_training_mean_of_many_symbols_is_that_of_all_their_training_decisions() -> None:
+    few, many = days_of(*[[GOOD]] * 4), days_of(*[[GOOD]] * 10)
+    few.next_return[:], many.next_return[:] = 0.04, -0.01
+    model = MeanReturn()
+    model.fit_panel([Part(few, range(2), range(2, 4)), Part(many, range(6), range(6, 8))], seed=0)
+    assert model.weights()["means"].tolist() == pytest.approx([3 / 10, (2 * 0.04 - 6 * 0.01) / 8])
+
+
+def test_the_training_mean_is_kept_and_read_again_and_says_nothing_before_it_is_taken() -> None:
+    days, model = days_of(*[[GOOD]] * 8), MeanReturn()
+    with pytest.raises(ModelError, match="have not been taken"):
+        model.predict(days, [3])
+    with pytest.raises(ModelError, match="have not been taken"):
+        model.weights()
+    model.fit(days, range(4), range(4, 6), seed=0)
+    again = MeanReturn()
+    again.load(model.weights())
+    assert np.array_equal(again.predict(days, [6, 7]).p_up, model.predict(days, [6, 7]).p_up)
+    with pytest.raises(ValueError, match="expected two means"):
+        again.load({"means": np.zeros(3)})
+    with pytest.raises(ConfigError, match="lookback is too small"):
+        MeanReturn(lookback=0)
+    with pytest.raises(ModelError, match="lacks its 2 days"):
+        late = MeanReturn(lookback=2)
+        late.load(model.weights())
+        late.predict(days, [0])
