@@ -38,7 +38,10 @@ TREES: dict[str, Any] = {  # small trees, slowly: a few hundred samples with a s
 
 
 class Logistic:
-    """Logistic regression on DayNumbers, shrinkage chosen on validation; expected_return and news_weights are None."""
+    """Logistic regression on DayNumbers, shrinkage chosen on validation, as a Model and a PooledModel.
+
+    expected_return and news_weights are None.
+    """
 
     def __init__(self, lookback: int = 5) -> None:
         self.lookback = lookback
@@ -46,11 +49,15 @@ class Logistic:
         self._slope: NDArray[np.float64] = np.zeros(0)  # (t·C + 1,), the constant last
 
     def fit(self, days: Days, train: range, validation: range, seed: int) -> FitReport:
+        """Learn from decisions on ``train``, choose on ``validation``; see models.base.Model."""
+        return self.fit_panel([Part(days, train, validation)], seed)
+
+    def fit_panel(self, parts: Sequence[Part], seed: int) -> FitReport:
         """Fit one regression for each of PENALTIES, keep the best on validation; nothing is random, seed is unused."""
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        self._numbers, learned, unseen = describe([Part(days, train, validation)], self.lookback)
+        self._numbers, learned, unseen = describe(parts, self.lookback)
         x, y = learned.x, learned.label
         best = FitReport(math.inf, 0.0)
         with threadpool_limits(1):  # the rounding of BLAS depends on its threads
@@ -88,7 +95,8 @@ class Logistic:
 class Boosting:
     """Gradient-boosted trees (xgboost) on DayNumbers, stopped on validation; as Logistic otherwise.
 
-    ModelError where xgboost is not installed. Its trees are kept as xgboost's own UBJSON bytes: nothing is unpickled.
+    Its trees are kept as xgboost's own UBJSON bytes: nothing is unpickled. ModelError where xgboost is not installed.
+    Source: Chen and Guestrin 2016.
     """
 
     def __init__(self, lookback: int = 5) -> None:
@@ -97,9 +105,13 @@ class Boosting:
         self._trees: Any = None
 
     def fit(self, days: Days, train: range, validation: range, seed: int) -> FitReport:
-        """Grow trees on ``train`` until ROUNDS or PATIENCE ends it; keep those up to the best validation loss."""
+        """Learn from decisions on ``train``, stop on ``validation``; see models.base.Model."""
+        return self.fit_panel([Part(days, train, validation)], seed)
+
+    def fit_panel(self, parts: Sequence[Part], seed: int) -> FitReport:
+        """Grow trees on the training decisions until ROUNDS or PATIENCE ends it; keep those up to the best loss."""
         xgboost = _xgboost()
-        self._numbers, learned, unseen = describe([Part(days, train, validation)], self.lookback)
+        self._numbers, learned, unseen = describe(parts, self.lookback)
         # The share of up days is stated: xgboost's own estimate of it is infinite where all labels are alike.
         share = 1 / (1 + math.exp(-log_odds(learned.label)))
         grown = xgboost.train(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from models.base import Days, Weights
+from models.baselines import Boosting, Logistic
 from models.panel import Part, PooledModel
 from models.random_forest import RandomForest, RandomForestConfig
 from models.sequence_return import Gru, GruConfig, Lstm, LstmConfig, Transformer, TransformerConfig
@@ -21,6 +22,8 @@ from trader.errors import ModelError
 
 TRAIN, SOME = range(70, 170), {"lookback": 3, "epochs": 3}
 MODELS: dict[str, Callable[[], PooledModel]] = {
+    "logistic": lambda: Logistic(lookback=3),
+    "boosting": lambda: Boosting(lookback=3),
     "lstm": lambda: Lstm(LstmConfig(**SOME)),
     "gru": lambda: Gru(GruConfig(**SOME)),
     "transformer": lambda: Transformer(TransformerConfig(**SOME)),
@@ -91,7 +94,9 @@ def test_no_statistic_is_touched_by_a_validation_day_and_nothing_by_a_later_one(
     assert same(before, learned(make, [one, replace(other, days=later)]))
     bars = other.days.market.copy()
     bars[VALIDATION.start : VALIDATION.stop] += 0.05
-    found = learned(make, [one, replace(other, days=replace(other.days, market=bars))])
+    returns = other.days.next_return.copy()
+    returns[VALIDATION.start : VALIDATION.stop] *= 3
+    found = learned(make, [one, replace(other, days=replace(other.days, market=bars, next_return=returns))])
     statistics = [name for name in before if name.startswith(("numbers.", "moments"))]
     assert len(statistics) >= 4 and all(np.array_equal(before[name], found[name]) for name in statistics)
 

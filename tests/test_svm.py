@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,22 +84,19 @@ def test_no_label_of_validation_or_later_is_in_machine_or_sigmoid(one_choice: No
     assert not same(trained(turned(market(), range(TRAIN.stop - 5, TRAIN.stop))).weights(), before)
 
 
-def test_validation_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Svm(SvmConfig(lookback=3))
-    report = model.fit(market(), TRAIN, VALIDATION, seed=1)
-    label = market().label[VALIDATION.start : VALIDATION.stop]
-    assert (report.validation_loss, report.validation_accuracy) == log_loss(
-        model.predict(market(), VALIDATION).p_up, label
-    )
-    assert report.epochs == len(svm.COSTS) * len(svm.WIDTHS)
+@pytest.mark.parametrize(("seed", "rule"), [(0, 0.9), (4, 0.7), (6, 0.6)])
+def test_validation_chooses_by_its_log_loss(monkeypatch: pytest.MonkeyPatch, seed: int, rule: float) -> None:
+    days, model = planted(seed, rule=rule), Svm(SvmConfig(lookback=3))
+    report = model.fit(days, TRAIN, VALIDATION, seed=1)
+    label, said = days.label[VALIDATION.start : VALIDATION.stop], model.predict(days, VALIDATION).p_up
+    assert (report.validation_loss, report.validation_accuracy) == log_loss(said, label)
     losses = []
-    for cost in svm.COSTS:
-        for width in svm.WIDTHS:
-            with monkeypatch.context() as only:
-                only.setattr(svm, "COSTS", (cost,))
-                only.setattr(svm, "WIDTHS", (width,))
-                losses.append(Svm(SvmConfig(lookback=3)).fit(market(), TRAIN, VALIDATION, seed=1).validation_loss)
-    assert report.validation_loss == min(losses) < max(losses)
+    for cost, width in product(svm.COSTS, svm.WIDTHS):
+        with monkeypatch.context() as only:
+            only.setattr(svm, "COSTS", (cost,))
+            only.setattr(svm, "WIDTHS", (width,))
+            losses.append(Svm(SvmConfig(lookback=3)).fit(days, TRAIN, VALIDATION, seed=1).validation_loss)
+    assert report.epochs == len(losses) and report.validation_loss == min(losses) < max(losses)
     assert report.best_epoch == 1 + losses.index(min(losses))
 
 

@@ -45,10 +45,11 @@ TINY = {
         "completion": "zero",
     }
 }
+OWN = "same_day_logistic"  # a model that learns from one symbol; msmf learns from all
 Changes = Mapping[str, Any]
 
 
-def config(model: str = "logistic", **changes: Any) -> Config:
+def config(model: str = OWN, **changes: Any) -> Config:
     asked: dict[str, Any] = {"market": UNIVERSE, "model": model, "strategy": "top_k"}
     made = builders.config(**{**asked, "walkforward": {"train": 20, "step": 25}, **changes})
     return replace(made, model={**made.model, **TINY}, strategy={"top_k": {"k": 1}})
@@ -85,7 +86,7 @@ def fill(home: Path, future: int = 0, nudged: str = "") -> None:
         store.add_news("toy", [rows], source=FileSource(name="made here", options=str(future)))
 
 
-def run(home: Path, model: str = "logistic", last: date = LAST, *, future: int = 0, **changes: Any) -> UniverseOutcome:
+def run(home: Path, model: str = OWN, last: date = LAST, *, future: int = 0, **changes: Any) -> UniverseOutcome:
     if not (home / "market.db").exists():
         fill(home, future)
     made = config(model, **changes)
@@ -106,10 +107,10 @@ def rows(outcome: UniverseOutcome, last: date = LAST) -> dict[str, list[Any]]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, UniverseOutcome]:
     """A run with a model a symbol and one with a model for all, in one home."""
     home = tmp_path_factory.mktemp("home")
-    return {model: run(home, model) for model in ("logistic", "msmf")}
+    return {model: run(home, model) for model in (OWN, "msmf")}
 
 
-BOTH = pytest.mark.parametrize("model", ["logistic", "msmf"])
+BOTH = pytest.mark.parametrize("model", [OWN, "msmf"])
 
 
 def of(outcome: UniverseOutcome, symbol: str) -> list[Signal]:
@@ -154,13 +155,13 @@ def test_a_model_for_all_decides_a_symbol_before_it_could_have_one_of_its_own(
     done: dict[str, UniverseOutcome],
 ) -> None:
     undecided = {name: sum(signal.p_up is None for signal in of(made, "LATE")) for name, made in done.items()}
-    assert undecided["msmf"] < undecided["logistic"]
+    assert undecided["msmf"] < undecided[OWN]
 
 
 def test_a_pooled_model_is_one_for_all_symbols_and_the_others_are_one_a_symbol(
     done: dict[str, UniverseOutcome],
 ) -> None:
-    pooled, own = done["msmf"], done["logistic"]
+    pooled, own = done["msmf"], done[OWN]
     assert pooled.forecasts.pooled and not own.forecasts.pooled
     for session in DAYS[121:]:
         day = [signal for signal in pooled.forecasts.signals[session] if signal.p_up is not None]
@@ -230,7 +231,7 @@ def test_the_same_seed_gives_the_same_hash_from_scratch_and_from_kept_models(
     assert fresh.ledger_hash == again.ledger_hash == done[model].ledger_hash
     assert not any(fold.cached for fold in fresh.forecasts.folds)
     assert all(fold.cached for fold in again.forecasts.folds)
-    assert run(tmp_path, model, seed=5).ledger_hash != fresh.ledger_hash or model == "logistic"
+    assert run(tmp_path, model, seed=5).ledger_hash != fresh.ledger_hash or model == OWN
 
 
 def test_workers_side_by_side_train_the_same_models(done: dict[str, UniverseOutcome], tmp_path: Path) -> None:
@@ -255,13 +256,13 @@ def test_the_figures_count_their_decisions_and_sessions(done: dict[str, Universe
         with Ledger.open(outcome.home.ledger, read_only=True) as ledger:
             kept = {(row["name"], row["of"]) for row in ledger.metrics(outcome.run)}
         assert {("mcc", "signals"), ("rank_ic", "signals"), ("sharpe", "net")} <= kept
-    assert (done["msmf"].decisions.score, done["logistic"].decisions.score) == ("expected return", "P(up)")
+    assert (done["msmf"].decisions.score, done[OWN].decisions.score) == ("expected return", "P(up)")
 
 
 def test_a_rival_is_scored_on_the_same_sessions(tmp_path: Path) -> None:
-    outcome = run(tmp_path, "logistic", evaluation={"rivals": ["same_day_logistic", "facts"]})
-    assert list(outcome.rivals) == ["same_day_logistic"]
-    assert outcome.rivals["same_day_logistic"].decisions > 100
+    outcome = run(tmp_path, OWN, evaluation={"rivals": ["logistic", "facts"]})
+    assert list(outcome.rivals) == ["logistic"]
+    assert outcome.rivals["logistic"].decisions > 100
 
 
 def test_the_stored_config_holds_the_universe_itself(done: dict[str, UniverseOutcome]) -> None:
@@ -316,7 +317,7 @@ def test_what_takes_one_symbol_refuses_a_universe(tmp_path: Path) -> None:
 
 
 def test_an_account_cannot_trade_the_signals_of_many_symbols(done: dict[str, UniverseOutcome]) -> None:
-    outcome = done["logistic"]
+    outcome = done[OWN]
     asked = config().with_run(market="toys", strategy="long_short")
     with pytest.raises(ConfigError, match="takes one symbol, not a universe"):
         open_account(outcome.home, "mine", asked, SimulatedClock(builders.NOW), signals_run=str(outcome.run))
@@ -338,7 +339,8 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
     fill(tmp_path / "home")
     (tmp_path / "toys.toml").write_text(UNIVERSE)
     (tmp_path / "config.toml").write_text(
-        '[run]\nnews = "toy"\nmodel = "logistic"\nlookback = 3\n[walkforward]\ntrain = 20\nvalidation = 10\nstep = 25\n'
+        f'[run]\nnews = "toy"\nmodel = "{OWN}"\nlookback = 3\n'
+        "[walkforward]\ntrain = 20\nvalidation = 10\nstep = 25\n"
         "[compute]\nworkers = 1\n[evaluation]\nresamples = 100\nrivals = []\n[strategy.top_k]\nk = 1\n"
     )
 
@@ -354,7 +356,7 @@ def test_the_commands_run_show_and_explain_a_universe(say: Say) -> None:
     days = ("--from", FIRST, "--to", LAST)
     code, out, err = say("backtest", "--market", "toys.toml", *days)
     assert code == 0, err
-    assert "logistic on toys (4 symbols)" in out and "rank IC" in out and "Strategy top_k: long_short" in out
+    assert f"{OWN} on toys (4 symbols)" in out and "rank IC" in out and "Strategy top_k: long_short" in out
     assert "decisions, 85 sessions" in out.replace("\n", " ")
     assert "toys" in say("runs")[1]
     every, one = say("trades", "latest")[1], say("trades", "latest", "--symbol", "A")[1]
