@@ -89,8 +89,8 @@ class SessionWriter:
 
 def next_returns(window: Window, signals: Sequence[Signal]) -> list[float]:
     """Return close(d+1)/close(d) − 1 of each signal's session; NaN for the last session and for those without a bar."""
-    following = dict(zip(window.sessions, [*(bar.close for bar in window.bars[1:]), np.nan], strict=True))
     close = {session: bar.close for session, bar in zip(window.sessions, window.bars, strict=True)}
+    following = dict(zip(close, [*list(close.values())[1:], np.nan], strict=False))  # an empty window has none
     return [following[s.session] / close[s.session] - 1 if s.session in close else np.nan for s in signals]
 
 
