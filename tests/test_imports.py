@@ -90,7 +90,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.forecaster", "trader.protocol", "trader.adoption", "trader.host"),
     # a run, as it is written and told
     ("trader.outcome", "trader.recording", "trader.report"),
-    ("trader.universe_forecast", "trader.universe_outcome", "trader.universe_recording", "trader.universe_report"),
+    (
+        "trader.universe_forecast",
+        "trader.universe_host",
+        "trader.universe_outcome",
+        "trader.universe_recording",
+        "trader.universe_report",
+    ),
     # where the parts are named, and where they are called
     ("trader.methods", "trader.methods_msmf", "trader.parts", "trader.live_feeds"),
     ("trader.engine", "trader.universe_engine", "trader.explain", "trader.charting"),

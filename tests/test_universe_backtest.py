@@ -369,7 +369,6 @@ def test_the_commands_run_show_and_explain_a_universe(say: Say) -> None:
 def test_the_commands_refuse_in_one_line(say: Say) -> None:
     days = ("--from", FIRST, "--to", LAST)
     for words, said in (
-        (("backtest", "--market", "toys.toml", *days, "--daily"), "event by event"),
         (("backtest", "--market", "toys.toml", *days, "--strategy", "long_only"), "trades one symbol"),
         (("backtest", "--market", "nowhere.toml", *days), "cannot be read"),
         (("experiment", "finin", "--market", "toys.toml"), "takes one symbol, not a universe"),
