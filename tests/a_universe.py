@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, timedelta
+import os
 from pathlib import Path
+import time
 from typing import Any
 
 import numpy as np
 
+from models.base import FitReport
+from models.panel import Part
 from tests import builders
 from trader import universe_engine
 from trader.clock import SimulatedClock
@@ -90,3 +94,13 @@ def the_same(one: Mapping[str, list[Any]], other: Mapping[str, list[Any]]) -> No
     """Compare two runs table by table, so that what differs is seen."""
     for table in one:
         assert one[table] == other[table], table
+
+
+class GatedPooledModel(builders.TinyPooledModel):
+    """A TinyPooledModel whose training ends when the file that TRADER_TEST_GATE names is there, as a GatedModel's."""
+
+    def fit_panel(self, parts: Sequence[Part], seed: int) -> FitReport:
+        gate = Path(os.environ["TRADER_TEST_GATE"])
+        while not gate.exists():
+            time.sleep(0.02)
+        return super().fit_panel(parts, seed)

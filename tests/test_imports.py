@@ -101,7 +101,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.methods", "trader.methods_msmf", "trader.parts", "trader.live_feeds"),
     ("trader.engine", "trader.universe_engine", "trader.explain", "trader.charting"),
     # a paper account, day by day
-    ("trader.account", "trader.lease", "trader.replay", "trader.paper", "trader.stored_signals", "trader.model_source"),
+    ("trader.account", "trader.lease", "trader.replay", "trader.service"),
+    ("trader.paper", "trader.stored_signals", "trader.model_source", "trader.universe_paper", "trader.universe_source"),
     ("trader.running", "trader.wake", "trader.world", "trader.paper_report"),
     # an experiment: its cells, what they amount to, how it is told
     (

@@ -367,17 +367,6 @@ class ModelHost:
         self._adoption.in_use.resume(session, model_id)
         self._adoption.taken, self._decided = trainings, session
 
-    def assume(self, model_id: str) -> None:
-        """Take a model for the one in use until a training is taken up; for an account that derives it anew.
-
-        Feed the sessions before then, their RetrainDue included, and name the last one by ``settled``.
-        """
-        self._adoption.in_use.resume(date.min, model_id)
-
-    def settled(self, session: date) -> None:
-        """Be told which session the account decided last."""
-        self._decided = session
-
     def warm_up(self, read: Callable[[], object] | None = None) -> None:
         """Load what the first decision would wait for: the language model (by ``read``), and the model in use.
 

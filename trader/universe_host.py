@@ -6,7 +6,7 @@ One model for all symbols is trained by one host, a model a symbol by as many, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
 from datetime import date
 from time import perf_counter
@@ -52,8 +52,8 @@ class UniverseHost(Protocol):
         """Take a symbol's news or bar."""
         ...
 
-    def retrain(self, event: RetrainDue) -> None:
-        """Begin what is due to be trained."""
+    def retrain(self, event: RetrainDue, but: Collection[str] = ()) -> None:
+        """Begin what is due to be trained.   but: of these symbols, or of WHOLE, the verdict is known already."""
         ...
 
     def decide(self, session: date, missing: Mapping[str, str]) -> dict[str, Signal]:
@@ -79,12 +79,8 @@ class UniverseHost(Protocol):
         """Wait for what is under way, at most so long (None: until it has ended)."""
         ...
 
-    def take_over(self, model_ids: Mapping[str, str]) -> None:
-        """Take these models for those in use, by symbol and WHOLE; see ``ModelHost.assume``."""
-        ...
-
-    def settled(self, session: date) -> None:
-        """Be told which session the account decided last."""
+    def resume_of(self, symbol: str, session: date, model_id: str, trainings: int) -> None:
+        """Go on after a session on which this model was a symbol's, or all symbols'; see ``ModelHost.resume``."""
         ...
 
     def warm_up(self) -> None:
@@ -177,9 +173,10 @@ class PooledHost(ModelHost):
         """Take a symbol's news or bar."""
         self.windows[symbol].update(event)
 
-    def retrain(self, event: RetrainDue) -> None:
+    def retrain(self, event: RetrainDue, but: Collection[str] = ()) -> None:
         """Begin what is due to be trained."""
-        self._retrain(event.session)
+        if WHOLE not in but:
+            self._retrain(event.session)
 
     def decide(self, session: date, missing: Mapping[str, str]) -> dict[str, Signal]:
         """Return the signals of the symbols that are warmed up, where there is a model."""
@@ -210,10 +207,9 @@ class PooledHost(ModelHost):
         last = len(window) - 1
         return forecast(window, loaded, range(last, last + 1), symbol, self._lookback)[0]
 
-    def take_over(self, model_ids: Mapping[str, str]) -> None:
-        """Take a model for the one in use."""
-        if model_id := model_ids.get(WHOLE):
-            self.assume(model_id)
+    def resume_of(self, symbol: str, session: date, model_id: str, trainings: int) -> None:
+        """Go on after a session on which this model was all symbols'."""
+        self.resume(session, model_id, trainings)
 
     def warm_up(self, read: Any = None) -> None:
         """Embed what has come and load the model in use; what fails here fails again at the decision."""
@@ -242,10 +238,11 @@ class EachHost:
         """Take a symbol's news or bar."""
         self.hosts[symbol].on(event)
 
-    def retrain(self, event: RetrainDue) -> None:
+    def retrain(self, event: RetrainDue, but: Collection[str] = ()) -> None:
         """Begin every symbol's training; they take their turn."""
-        for host in self.hosts.values():
-            host.on(event)
+        for symbol, host in self.hosts.items():
+            if symbol not in but:
+                host.on(event)
 
     def decide(self, session: date, missing: Mapping[str, str]) -> dict[str, Signal]:
         """Return the signals of the symbols that have a model."""
@@ -289,16 +286,9 @@ class EachHost:
             next(host for host in self.hosts.values() if host.pending()).wait(left)
         return True
 
-    def take_over(self, model_ids: Mapping[str, str]) -> None:
-        """Take these models for those in use."""
-        for symbol, host in self.hosts.items():
-            if model_id := model_ids.get(symbol):
-                host.assume(model_id)
-
-    def settled(self, session: date) -> None:
-        """Be told which session the account decided last."""
-        for host in self.hosts.values():
-            host.settled(session)
+    def resume_of(self, symbol: str, session: date, model_id: str, trainings: int) -> None:
+        """Go on after a session on which this model was a symbol's."""
+        self.hosts[symbol].resume(session, model_id, trainings)
 
     def warm_up(self) -> None:
         """Embed what has come, load the models in use and let each forecast once."""
