@@ -11,6 +11,7 @@ SIGKILL, either by itself at a boundary or by the harness at a random instant:
                   one for an even number, its second one for an odd number
     instant       at any instant of a start, or of a decision: the harness follows each life by its beats (started,
                   decided, decided …), so that a busy machine does not turn all of them into kills of a start
+With --models an account's own models decide, with the tests' readers; they should be in the registry already.
 Prints how many were killed, how many of those had decided something before, how many lives there were, and whether
 torch was ever loaded in a service, as JSON.
 """
@@ -33,12 +34,13 @@ import time
 import traceback
 from typing import Any
 
+from tests import builders
 from trader import training
 from trader.account import Accounts
 from trader.clock import Calendar, Clock, SimulatedClock, WallClock
 from trader.ledger import Ledger
 from trader.outcome import Home
-from trader.parts import STRATEGIES
+from trader.parts import STRATEGIES, Readers
 from trader.running import World, replay, running
 from trader.wake import Bell, serve
 
@@ -191,7 +193,7 @@ def child(work: Callable[[], None], *closed: int) -> int:
     return pid
 
 
-def beating(clock: Clock, beat: int) -> World:
+def beating(clock: Clock, beat: int, readers: Readers | None = None) -> World:
     """Return a world that writes a byte into a pipe at the service's start and after each decision."""
 
     def log(event: str, **facts: object) -> None:
@@ -199,7 +201,7 @@ def beating(clock: Clock, beat: int) -> World:
             os.write(beat, b".")
 
     os.set_blocking(beat, False)
-    return World(clock=clock, patient=True, log=log)
+    return World(clock=clock, patient=True, log=log, readers=readers)
 
 
 ARMS = {"transaction": arm_transaction, "rename": arm_rename, "training": arm_training}
@@ -214,6 +216,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=60, help="that one life lasts: boundaries, milliseconds, or beats")
+    parser.add_argument("--models", action="store_true")
     options = parser.parse_args()
     rng, home, killed, lives = random.Random(options.seed), Home(options.home), 0, 0
     preload()
@@ -230,7 +233,8 @@ def main() -> None:
                 return
             if armed and options.kind in ARMS:
                 ARMS[options.kind](at)
-            replay(home, options.account, None, options.last, lambda clock: beating(clock, beat))
+            readers = builders.readers() if options.models else None
+            replay(home, options.account, None, options.last, lambda clock: beating(clock, beat, readers))
 
         pid = child(work, pulse)
         os.close(beat)

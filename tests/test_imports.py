@@ -92,12 +92,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("trader.forecaster", "trader.protocol", "trader.adoption", "trader.host"),
     # a run, as it is written and told
     ("trader.outcome", "trader.recording", "trader.report"),
-    ("trader.universe_forecast", "trader.universe_outcome", "trader.universe_recording", "trader.universe_report"),
+    (
+        "trader.universe_forecast",
+        "trader.universe_host",
+        "trader.universe_outcome",
+        "trader.universe_recording",
+        "trader.universe_report",
+    ),
     # where the parts are named, and where they are called
     ("trader.methods", "trader.methods_msmf", "trader.parts", "trader.live_feeds"),
     ("trader.engine", "trader.universe_engine", "trader.explain", "trader.charting"),
     # a paper account, day by day
-    ("trader.account", "trader.lease", "trader.replay", "trader.paper", "trader.stored_signals", "trader.model_source"),
+    ("trader.account", "trader.lease", "trader.replay", "trader.service"),
+    ("trader.paper", "trader.stored_signals", "trader.model_source", "trader.universe_paper", "trader.universe_source"),
     ("trader.running", "trader.wake", "trader.world", "trader.paper_report"),
     # an experiment: its cells, what they amount to, how it is told
     (

@@ -163,7 +163,7 @@ def test_a_run_is_read_back_as_it_was_written(path: Path) -> None:
     clock = SimulatedClock(STARTED)
     with Ledger.open(path, clock=clock) as ledger:
         run = ledger.start_run(FACTS)
-        ledger.add_fold(run, FOLD)
+        ledger.add_folds(run, [FOLD])
         write(ledger, run, range(3))
         clock.set(STARTED + timedelta(minutes=2))
         ledger.finish_run(run, "finished", ledger.ledger_hash(run))
@@ -309,7 +309,7 @@ def test_the_same_sessions_have_the_same_hash_in_any_run_of_any_file(path: Path,
     with Ledger.open(path) as ledger, Ledger.open(tmp_path / "other.db") as other:
         write(ledger, ledger.start_run(FACTS), range(2))
         write(ledger, second := ledger.start_run(FACTS), range(20))
-        other.add_fold(elsewhere := other.start_run(replace(FACTS, seed=8)), FOLD)
+        other.add_folds(elsewhere := other.start_run(replace(FACTS, seed=8)), [FOLD])
         write(other, elsewhere, range(20))
         assert ledger.ledger_hash(second) == other.ledger_hash(elsewhere)
 

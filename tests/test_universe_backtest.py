@@ -20,7 +20,6 @@ from trader.errors import ConfigError, NoData
 from trader.events import Bar, NewsBatch, NewsRows, Signal
 from trader.explain import explain
 from trader.ledger import Ledger
-from trader.outcome import Home
 from trader.registry import Registry
 from trader.running import open_account
 from trader.store import FileSource, MarketStore
@@ -310,8 +309,6 @@ def test_what_takes_one_symbol_refuses_a_universe(tmp_path: Path) -> None:
     for name in (UNIVERSE, "toys.toml"):
         with pytest.raises(ConfigError, match=said):
             engine.backtest(config().with_run(market=name), tmp_path, FIRST, LAST, readers=builders.readers())
-        with pytest.raises(ConfigError, match=said):
-            open_account(Home(tmp_path), "mine", config().with_run(market=name), SimulatedClock(builders.NOW))
     with MarketStore.open(tmp_path / "market.db") as store, pytest.raises(ConfigError, match=said):
         chart_of(store, config(), CUT, None)  # type: ignore[arg-type]
 
@@ -371,7 +368,6 @@ def test_the_commands_run_show_and_explain_a_universe(say: Say) -> None:
 def test_the_commands_refuse_in_one_line(say: Say) -> None:
     days = ("--from", FIRST, "--to", LAST)
     for words, said in (
-        (("backtest", "--market", "toys.toml", *days, "--daily"), "event by event"),
         (("backtest", "--market", "toys.toml", *days, "--strategy", "long_only"), "trades one symbol"),
         (("backtest", "--market", "nowhere.toml", *days), "cannot be read"),
         (("experiment", "finin", "--market", "toys.toml"), "takes one symbol, not a universe"),

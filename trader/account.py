@@ -22,6 +22,7 @@ from trader.events import Bar, from_us, to_us
 from trader.ledger import Ledger
 from trader.ledger_schema import RunFacts, day, plain
 from trader.records import NO_CONTROL, Control
+from trader.universe import market_name
 
 if TYPE_CHECKING:
     import sqlite3
@@ -59,6 +60,25 @@ CREATE TABLE IF NOT EXISTS decisions (
   PRIMARY KEY (run, session)
 ) STRICT, WITHOUT ROWID""",
 )
+# Of accounts of many symbols; a ledger of before lacks them until a service runs.
+OF_SYMBOLS = {
+    "event_symbols": """
+CREATE TABLE IF NOT EXISTS event_symbols (
+  run INTEGER NOT NULL,
+  seq INTEGER NOT NULL,               -- of the event; one without a row here is about all symbols
+  symbol TEXT NOT NULL,
+  PRIMARY KEY (run, seq),
+  FOREIGN KEY (run, seq) REFERENCES account_events(run, seq)
+) STRICT, WITHOUT ROWID""",
+    "decision_bars": """
+CREATE TABLE IF NOT EXISTS decision_bars (
+  run INTEGER NOT NULL REFERENCES accounts(run),
+  session TEXT NOT NULL,
+  symbol TEXT NOT NULL,
+  known_at INTEGER NOT NULL,          -- µs UTC: which version of its bar was read; after due_at where it came late
+  PRIMARY KEY (run, session, symbol)
+) STRICT, WITHOUT ROWID""",
+}
 
 REQUESTS = ("halt", "resume", "flatten", "promote", "rollback")
 ABSTENTIONS = ("late", "abstain")
@@ -84,6 +104,7 @@ class AccountEvent:
 
     kind: one of REQUESTS; "late" (decided after the next open: no order), "abstain" (no decision, detail says why);
     or what happened to its models, see ``trader.records.Fact``.   at: by the clock of whoever wrote it.
+    symbol: which one of many it is about, "" for all.
     """
 
     seq: int
@@ -91,6 +112,7 @@ class AccountEvent:
     kind: str
     detail: str
     at: datetime
+    symbol: str = ""
 
 
 class Accounts:
@@ -99,9 +121,9 @@ class Accounts:
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         """Make the tables where they are missing; a ledger opened read-only has none to make."""
         self._ledger, self._clock = ledger, clock
-        if not ledger.read_only and not ledger.has_table("accounts"):
+        if not ledger.read_only and not all(ledger.has_table(one) for one in ("accounts", *OF_SYMBOLS)):
             with ledger.transaction() as connection:
-                for statement in TABLES:
+                for statement in (*TABLES, *OF_SYMBOLS.values()):
                     connection.execute(statement)
 
     def open(
@@ -124,7 +146,7 @@ class Accounts:
             first_session=first,
             last_session=first,
             data_hash="",
-            market=run.market,
+            market=market_name(run.market),
             news=run.news,
             model=run.model,
             strategy=run.strategy,
@@ -200,18 +222,21 @@ class Accounts:
             sql = "UPDATE account_events SET session = ? WHERE run = ? AND seq = ?"
             connection.executemany(sql, [(day(session), account.run, one.seq) for one in requests])
 
-    def happened(self, account: Account, session: date, kind: str, detail: str) -> None:
-        """Write down what befell a decision; part of its transaction."""
+    def happened(self, account: Account, session: date, kind: str, detail: str, symbol: str = "") -> None:
+        """Write down what befell a decision, of one symbol or of all; part of its transaction."""
         with self._ledger.transaction() as connection:
-            self._add(connection, account, day(session), kind, detail)
+            seq = self._add(connection, account, day(session), kind, detail)
+            if symbol:
+                connection.execute("INSERT INTO event_symbols VALUES (?, ?, ?)", (account.run, seq, symbol))
 
     def _add(
         self, connection: sqlite3.Connection, account: Account, session: str | None, kind: str, detail: str
-    ) -> None:
+    ) -> int:
         sql = "SELECT coalesce(max(seq), 0) + 1 FROM account_events WHERE run = ?"
         (seq,) = connection.execute(sql, (account.run,)).fetchone()
         row = (account.run, seq, session, kind, detail, to_us(self._clock.now()))
         connection.execute("INSERT INTO account_events VALUES (?, ?, ?, ?, ?, ?)", row)
+        return int(seq)
 
     # Decisions
 
@@ -239,6 +264,21 @@ class Accounts:
         rows = self._rows("SELECT session, bar_known_at AS at FROM decisions WHERE run = ?", account.run)
         return {date.fromisoformat(r["session"]): None if r["at"] is None else from_us(r["at"]) for r in rows}
 
+    def bars_read(self, account: Account, session: date, bars: Iterable[Bar]) -> None:
+        """Write down which version of each symbol's bar of a session was read; part of a decision's transaction."""
+        rows = [(account.run, day(session), bar.symbol, to_us(bar.known_at)) for bar in bars]
+        with self._ledger.transaction() as connection:
+            connection.executemany("INSERT INTO decision_bars VALUES (?, ?, ?, ?)", rows)
+
+    def bars_of_symbols(self, account: Account, symbols: Iterable[str]) -> dict[str, dict[date, datetime | None]]:
+        """Return ``bars_known`` by symbol, of an account of many."""
+        decided = dict.fromkeys(self.bars_known(account))
+        found: dict[str, dict[date, datetime | None]] = {symbol: dict(decided) for symbol in symbols}
+        sql = "SELECT session, symbol, known_at FROM decision_bars WHERE run = ?"
+        for row in self._rows(sql, account.run) if self._ledger.has_table("decision_bars") else ():
+            found[row["symbol"]][date.fromisoformat(row["session"])] = from_us(row["known_at"])
+        return found
+
     def live(self, account: Account) -> None:
         """Write down that the account decides by the wall's clock from now on; part of a decision's transaction."""
         with self._ledger.transaction() as connection:
@@ -261,6 +301,10 @@ class Accounts:
 
     def _events(self, where: str, *values: object) -> list[AccountEvent]:
         rows = self._rows(f"SELECT * FROM account_events WHERE {where} ORDER BY seq", *values)
+        about: dict[int, str] = {}
+        if rows and self._ledger.has_table("event_symbols"):
+            of_symbols = self._rows("SELECT seq, symbol FROM event_symbols WHERE run = ?", rows[0]["run"])
+            about = {row["seq"]: row["symbol"] for row in of_symbols}
         return [
             AccountEvent(
                 seq=row["seq"],
@@ -268,6 +312,7 @@ class Accounts:
                 kind=row["kind"],
                 detail=row["detail"],
                 at=from_us(row["at"]),
+                symbol=about.get(row["seq"], ""),
             )
             for row in rows
         ]
@@ -309,3 +354,14 @@ def overrides_of(events: Iterable[AccountEvent]) -> Mapping[date, str]:
         for event in events
         if event.kind in ("promote", "rollback", "use") and event.session is not None
     }
+
+
+def overrides_by_symbol(events: Sequence[AccountEvent]) -> dict[str, Mapping[date, str]]:
+    """Return ``overrides_of`` of an account of many symbols, by symbol; by "" those of a model of all of them."""
+    about = dict.fromkeys(event.symbol for event in events)
+    return {symbol: overrides_of(event for event in events if event.symbol == symbol) for symbol in about}
+
+
+def abstentions_by_symbol(events: Sequence[AccountEvent], symbols: Iterable[str]) -> dict[str, dict[date, str]]:
+    """Return ``abstentions_of`` of an account of many symbols, by symbol: its own and those of all at once."""
+    return {symbol: abstentions_of(event for event in events if event.symbol in ("", symbol)) for symbol in symbols}

@@ -160,12 +160,16 @@ class Adoption:
 
 def stretches(window: Window, trained: Sequence[TrainedFold], in_use: InUse) -> list[Stretch]:
     """Return which model makes which decisions of the folds, oldest first; a fold with an override is several."""
+    return [stretch for one in trained for stretch in stretches_of(window, one.fold.use, in_use)]
+
+
+def stretches_of(window: Window, use: range, in_use: InUse) -> list[Stretch]:
+    """Return which model makes which of the decisions at these positions, none of which lies before the first model."""
     found = []
-    for one in trained:
-        for model_id, run in groupby(one.fold.use, lambda at: in_use.at(window.sessions[at])):
-            positions = list(run)
-            assert model_id is not None, "the first fold's own model was adopted"
-            found.append(Stretch(model_id, range(positions[0], positions[-1] + 1)))
+    for model_id, run in groupby(use, lambda at: in_use.at(window.sessions[at])):
+        positions = list(run)
+        assert model_id is not None, "the first fold's own model was adopted"
+        found.append(Stretch(model_id, range(positions[0], positions[-1] + 1)))
     return found
 
 

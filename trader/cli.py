@@ -226,12 +226,9 @@ def _backtest_universe(options: argparse.Namespace, config: Config, home: Path, 
     from trader import universe_engine, universe_report
     from trader.progress import watching
 
-    if options.daily:
-        do = "leave --daily out"
-        raise ConfigError("a universe is not forecast event by event", where="--daily", got=config.run.market, do=do)
     with watching() as watch:
         asked = options.strategy is not None
-        outcome = universe_engine.backtest(config, home, first, last, watch=watch, as_asked=asked)
+        outcome = universe_engine.backtest(config, home, first, last, watch=watch, daily=options.daily, as_asked=asked)
     if options.json:
         print(universe_report.as_json(outcome))
         return

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trader.errors import ConfigError, NoData, ReplayError
 from trader.terminal import add_log_words, opened_log, print_table, settings
 
 if TYPE_CHECKING:
-    from trader.account import Account
+    from trader.account import Account, AccountEvent
     from trader.config import Config
     from trader.ledger import Ledger
-    from trader.outcome import Home
+    from trader.outcome import Home, Outcome
+    from trader.progress import Watch
+    from trader.universe_outcome import UniverseOutcome
     from trader.world import Live
 
 
@@ -30,7 +32,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--signals", metavar="RUN", help="trade the stored signals of a run instead of a model's own")
     parser.add_argument("--from", dest="first", metavar="DAY", help="first session to decide (default: the next one)")
     for word, text in (
-        ("market", "a symbol"),
+        ("market", "a symbol, or a universe's FILE.toml"),
         ("news", "wire, or a news set"),
         ("model", "as for backtest"),
         ("strategy", "as for backtest"),
@@ -87,19 +89,24 @@ def open_account(options: argparse.Namespace) -> None:
     from trader.clock import Calendar, WallClock
     from trader.config import day_of
     from trader.notify import check_channels
-    from trader.paper import first_session
+    from trader.service import first_session
+    from trader.universe import is_universe, market_shown, some
+    from trader.universe_engine import with_strategy
 
     config, _ = settings(options)
     check_channels(config.notify)  # a mistake there is better told now than at the first notice
     given = {word: getattr(options, word) for word in ("market", "news", "model", "strategy", "lookback", "execution")}
     config = config.with_run(**given, seed=options.seed)
+    if is_universe(config.run.market) and options.strategy is None:
+        config = with_strategy(config)
     first = None if options.first is None else day_of(options.first, end=False)
     account = running.open_account(
         _home(options), options.name, config, WallClock(), first=first, signals_run=options.signals
     )
     run = account.config.run
     source = f"run {account.signals_run}'s signals" if account.signals_run else f"{run.model} on {run.news}"
-    print(f"Account {account.name} is run {account.run}: {source}, {run.market}, {run.strategy}, {run.execution}.")
+    market = market_shown(run.market)
+    print(f"Account {account.name} is run {account.run}: {source}, {market}, {run.strategy}, {run.execution}.")
     print(f"Its first decision is that of {account.first_session}. Its settings are fixed now.")
     words = "".join(
         f" --{word} {shlex.quote(str(value))}" for word in ("config", "home") if (value := getattr(options, word))
@@ -110,15 +117,18 @@ def open_account(options: argparse.Namespace) -> None:
         print("undone is late, and trades nothing.")
         print(f"Next: python -m trader paper replay {account.name} --to DAY{words}")
         return
-    if not _has_price_feed(account.config):
-        print(f"No [feeds] section brings bars of {run.market}: import each in time, or every decision abstains.")
+    if without := _without_feed(account.config):
+        print(f"No [feeds] section brings bars of {some(without)}: import each in time, or every decision abstains.")
     print(f"Next: python -m trader paper run {account.name}{words}")
 
 
-def _has_price_feed(config: Config) -> bool:
+def _without_feed(config: Config) -> list[str]:
+    """Return the names of an account's bars that no live feed brings."""
     from trader.live_feeds import feeds_of
+    from trader.running import prices_of
 
-    return any(feed.kind == "prices" and feed.into == config.run.market for feed in feeds_of(config))
+    fed = {feed.into for feed in feeds_of(config) if feed.kind == "prices"}
+    return [name for name in dict.fromkeys(prices_of(config)) if name not in fed]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -185,11 +195,11 @@ def replay(options: argparse.Namespace) -> None:
 
 def as_account(options: argparse.Namespace) -> None:
     """Backtest the days of an account with all that befell it, and say whether the rows are the same."""
-    from trader import engine
-    from trader.account import Accounts, abstentions_of, controls_of, overrides_of
+    from trader.account import Accounts
     from trader.clock import WallClock
     from trader.ledger import Ledger
     from trader.progress import watching
+    from trader.universe import symbols_of
 
     given = [word for word in ("first", "last", "market", "news", "model", "strategy") if getattr(options, word)]
     if given:
@@ -201,11 +211,9 @@ def as_account(options: argparse.Namespace) -> None:
         if account.signals_run is not None:
             do = "its own start checks every row: python -m trader paper status"
             raise ConfigError("an account of stored signals forecasts nothing", where=account.name, do=do)
-        events, recorded, bars_known = (
-            accounts.events(account),
-            ledger.equity(account.run),
-            accounts.bars_known(account),
-        )
+        events, recorded = accounts.events(account), ledger.equity(account.run)
+        symbols = symbols_of(account.config.run.market)
+        bars_known = accounts.bars_of_symbols(account, symbols) if symbols else accounts.bars_known(account)
         if not recorded:
             raise NoData("the account has traded no session yet", where=account.name)
         first, newest = account.first_session, date.fromisoformat(recorded[-1]["session"])
@@ -216,24 +224,15 @@ def as_account(options: argparse.Namespace) -> None:
         )
         moved = ledger.between("fills", account.run, last + timedelta(days=1), newest)
     with watching() as watch:
-        made = engine.backtest(
-            account.config,
-            home.folder,
-            first,
-            last,
-            watch=watch,
-            overrides=overrides_of(events),
-            controls=controls_of(events),
-            abstain=abstentions_of(events),
-            bars_known=bars_known,
-        )
+        made = _again(home, account, (first, last), events, bars_known, watch)
     same = made.ledger_hash == mine and not moved
     sessions = len(recorded) - len(later)
     print(f"Account {account.name}, {recorded[0]['session']} to {last}: {sessions:,} sessions, hash {mine[:16]}")
     print(f"Backtest of the same days, run {made.run}, with its {len(events)} events: hash {made.ledger_hash[:16]}")
     if later:
         print(f"After {last} no bar has come: {len(later):,} more sessions of the account wait, without a fill.")
-    print("Every signal, order, fill and equity is the same." if same else "They differ.")
+    held = "signal, order, fill, holding" if symbols else "signal, order, fill"
+    print(f"Every {held} and equity is the same." if same else "They differ.")
     if not same:
         with Ledger.open(home.ledger, read_only=True) as ledger:
             where = ledger.first_difference(account.run, made.run, until=last)
@@ -241,17 +240,58 @@ def as_account(options: argparse.Namespace) -> None:
         raise ReplayError("the account is not its backtest", where=account.name, got=where)
 
 
+def _again(
+    home: Home,
+    account: Account,
+    days: tuple[date, date],
+    events: Sequence[AccountEvent],
+    bars_known: Any,
+    watch: Watch,
+) -> Outcome | UniverseOutcome:
+    """Backtest an account's days with all that befell it, of one symbol or of many."""
+    from trader import engine, universe_engine
+    from trader.account import abstentions_by_symbol, abstentions_of, controls_of, overrides_by_symbol, overrides_of
+    from trader.universe import symbols_of
+
+    config, controls = account.config, controls_of(events)
+    if symbols := symbols_of(config.run.market):
+        return universe_engine.backtest(
+            config,
+            home.folder,
+            *days,
+            watch=watch,
+            as_asked=True,
+            overrides=overrides_by_symbol(events),
+            controls=controls,
+            abstain=abstentions_by_symbol(events, symbols),
+            bars_known=bars_known,
+        )
+    return engine.backtest(
+        config,
+        home.folder,
+        *days,
+        watch=watch,
+        overrides=overrides_of(events),
+        controls=controls,
+        abstain=abstentions_of(events),
+        bars_known=bars_known,
+    )
+
+
 def _last_bar(home: Home, account: Account, newest: date) -> date:
     """Return the last session, up to the account's newest, whose bar is stored: a backtest ends there."""
+    from trader.running import prices_of
     from trader.store import MarketStore
+    from trader.universe import market_name
 
-    market = account.config.run.market
     with MarketStore.open(home.store) as store:
-        held = store.symbols().get(market)
-    if held is None or held.last is None or held.last < account.first_session:
-        do = "import or download them first"
+        held = store.symbols()
+    lasts = [held[one].last for one in prices_of(account.config) if one in held]
+    last = max((day for day in lasts if day is not None), default=None)
+    if last is None or last < account.first_session:
+        market, do = market_name(account.config.run.market), "import or download them first"
         raise NoData(f"no bars of {market} in the account's days", where=account.name, do=do)
-    return min(newest, held.last)
+    return min(newest, last)
 
 
 def promote(options: argparse.Namespace) -> None:
@@ -261,13 +301,23 @@ def promote(options: argparse.Namespace) -> None:
 
 def rollback(options: argparse.Namespace) -> None:
     """Ask for the model that was in use before the present one."""
+    from trader.account import Accounts
+    from trader.clock import WallClock
     from trader.ledger import Ledger
 
     with Ledger.open(_home(options).ledger, read_only=True) as ledger:
+        _refuse_many(Accounts(ledger, WallClock()).get(options.account))
         before = _models_used(ledger, options.account)[:-1]
     if not before:
         raise NoData("the account has used no other model before", where=options.account)
     _name_model(options, "rollback", before[-1])
+
+
+def _refuse_many(account: Account) -> None:
+    """Raise ConfigError for an account of many symbols: which of them a model would be for cannot be said yet."""
+    from trader.universe import refuse_universe
+
+    refuse_universe(account.config.run.market, "a model that is chosen by hand")
 
 
 def _models_used(ledger: Ledger, name: str) -> list[str]:
@@ -292,6 +342,7 @@ def _name_model(options: argparse.Namespace, kind: str, model_id: str) -> None:
     with Ledger.open(home.ledger, read_only=True) as ledger:
         accounts = Accounts(ledger, WallClock())
         account = accounts.get(options.account)
+        _refuse_many(account)
         decided, used = accounts.last_decided(account), _models_used(ledger, options.account)
     if account.signals_run is not None:
         do = f"it trades the signals of run {account.signals_run}"

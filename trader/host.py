@@ -11,11 +11,11 @@ that loses its GPU goes on with the CPU; each is a fact, and facts of kind "use"
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from models.devices import lost_device
 from trader.adoption import Adoption
@@ -24,12 +24,34 @@ from trader.errors import DeviceLost, in_a_line
 from trader.events import DecisionDue, Event, RetrainDue, Signal
 from trader.forecaster import abstain, forecast, unfit
 from trader.records import Fact, FactKind, Verdict
-from trader.registry import FALLEN_BACK, weights_id
-from trader.training import CPU, Loaded, TrainedFold, Trainer, Training
-from trader.walkforward import Fold, fold_at
+from trader.registry import FALLEN_BACK, Registry, weights_id
+from trader.training import CPU, Loaded, ModelSpec, Training
+from trader.walkforward import fold_at
 from trader.window import Window
 
 TRIES = 2  # of one training: when it is due, and once more at the next session
+
+
+Made = TypeVar("Made")
+
+
+class Trains(Protocol):
+    """What a host has its folds trained by: ``trader.training.Trainer``, or ``trader.panel_training.PanelTrainer``."""
+
+    registry: Registry
+    fallback: ModelSpec | None
+
+    def train(self, folds: Sequence[Any]) -> Sequence[Any]:
+        """Return each fold with its model."""
+        ...
+
+    def begin(self, fold: Any, *, fall_back: bool = False) -> Training[Any]:
+        """Start to train one fold beside everything else."""
+        ...
+
+    def load(self, model_id: str) -> Loaded:
+        """Return a model by its id, ready to predict."""
+        ...
 
 
 class Decision(NamedTuple):
@@ -46,9 +68,9 @@ class _Attempt:
     training: None while it waits for the next session to be tried again.
     """
 
-    fold: Fold
+    fold: Any
     session: date
-    training: Training | None = None
+    training: Training[Any] | None = None
     number: int = 0
     fell_back: bool = False
 
@@ -66,7 +88,7 @@ class ModelHost:
     def __init__(
         self,
         window: Window,
-        trainer: Trainer,
+        trainer: Trains,
         walkforward: WalkForward,
         retrain: Retrain,
         *,
@@ -81,7 +103,7 @@ class ModelHost:
         self._adoption = Adoption(
             window, self._load, walkforward, retrain, symbol=symbol, lookback=lookback, overrides=overrides
         )
-        self.trained: list[TrainedFold] = []
+        self.trained: list[Any] = []
         self._held: dict[str, Loaded] = {}
         self._facts: list[Fact] = []
         self._due: _Attempt | None = None
@@ -115,22 +137,24 @@ class ModelHost:
     def late(self, event: DecisionDue, reason: str) -> Decision | None:
         """Abstain from a decision for this reason, without waiting for what is under way."""
         started = perf_counter()
-        return self._decided_by(event.session, lambda model_id: self._abstained(event, model_id, reason), started)
+        made = self._decided_by(event.session, lambda model_id: self._abstained(event, model_id, reason), started)
+        return None if made is None else Decision(*made)
 
     def _decide(self, event: DecisionDue) -> Decision | None:
         started = perf_counter()
         if event.session < self._first:
             return None
         self.wait()
-        return self._decided_by(event.session, lambda model_id: self._signal(event, model_id), started)
+        made = self._decided_by(event.session, lambda model_id: self._signal(event, model_id), started)
+        return None if made is None else Decision(*made)
 
-    def _decided_by(self, session: date, decide: Callable[[str], Signal], started: float) -> Decision | None:
+    def _decided_by(self, session: date, decide: Callable[[str], Made], started: float) -> tuple[Made, float] | None:
         if self._asked:
             self._name(session, self._asked)
             self._asked = ""
         self._decided = session
         model_id = self._adoption.in_use.at(session)
-        made = None if model_id is None else Decision(decide(model_id), perf_counter() - started)
+        made = None if model_id is None else (decide(model_id), perf_counter() - started)
         self._drop_unused(session)
         if self._due and self._due.training is None and session > self._due.session:
             self._try(self._due)
@@ -139,23 +163,49 @@ class ModelHost:
     def _signal(self, event: DecisionDue, model_id: str) -> Signal:
         if event.missing:
             return self._abstained(event, model_id, event.missing)
+        return self._guarded(
+            event.session,
+            model_id,
+            self.window.resolve,
+            lambda loaded: self._forecast(event, loaded),
+            lambda decided_by, reason: self._abstained(event, decided_by, reason),
+        )
+
+    def _guarded(
+        self,
+        session: date,
+        model_id: str,
+        resolve: Callable[[], object],
+        forecast: Callable[[Loaded], Made],
+        refused: Callable[[str, str], Made],
+    ) -> Made:
+        """Read the news, load the model and let it forecast; of a service, what fails there abstains or falls back.
+
+        refused: gives what there is instead, from the model's id and the reason.
+        """
         if not self._service:
-            return self._forecast(event, self._load(model_id))
+            return forecast(self._load(model_id))
         try:
-            self.window.resolve()
+            resolve()
         except Exception as error:
             if not (why := lost_device(error)):
                 raise  # a disk or a source, and none of a model's doing
-            return self._refused(event, model_id, f"the language model lost its device: {why}")
+            return refused(model_id, self._refused(session, model_id, f"the language model lost its device: {why}"))
+
+        def other_way(error: Exception, said: str) -> Made:
+            fallen = self._on_cpu(session, model_id, error)
+            if fallen is not None:
+                return self._guarded(session, fallen, resolve, forecast, refused)
+            return refused(model_id, self._refused(session, model_id, said))
+
         try:
             loaded = self._load(model_id)
         except Exception as error:  # a user's own model may raise anything
-            return self._on_cpu(event, model_id, error) or self._refused(event, model_id, _damaged(model_id, error))
+            return other_way(error, _damaged(model_id, error))
         try:
-            return self._forecast(event, loaded)
+            return forecast(loaded)
         except Exception as error:  # the same
-            said = f"model {model_id} failed: {in_a_line(error)}"
-            return self._on_cpu(event, model_id, error) or self._refused(event, model_id, said)
+            return other_way(error, f"model {model_id} failed: {in_a_line(error)}")
 
     def _forecast(self, event: DecisionDue, loaded: Loaded) -> Signal:
         old = unfit(self.window.calendar, loaded, event.session, self._retrain_spec.max_age)
@@ -167,21 +217,21 @@ class ModelHost:
     def _abstained(self, event: DecisionDue, model_id: str, reason: str) -> Signal:
         return abstain(event.session, self._symbol, model_id, reason)
 
-    def _refused(self, event: DecisionDue, model_id: str, reason: str) -> Signal:
-        self._note(event.session, "damaged", reason)
+    def _refused(self, session: date, model_id: str, reason: str) -> str:
+        self._note(session, "damaged", reason)
         self._held.pop(model_id, None)  # so that the next session looks at the disk again
-        return self._abstained(event, model_id, reason)
+        return reason
 
-    def _on_cpu(self, event: DecisionDue, model_id: str, error: Exception) -> Signal | None:
-        """Decide by the same weights on the CPU where the error is a lost GPU; None where it is another."""
+    def _on_cpu(self, session: date, model_id: str, error: Exception) -> str | None:
+        """Name the same weights on the CPU where the error is a lost GPU; None where it is another."""
         why = lost_device(error)
         if not why or self._trainer.fallback is None or FALLEN_BACK in model_id:
             return None
         fallen = f"{model_id}{FALLEN_BACK}{CPU}"
-        self._note(event.session, "fallback", f"model {model_id} goes on with the {CPU}: {why}")
+        self._note(session, "fallback", f"model {model_id} goes on with the {CPU}: {why}")
         self._held.pop(model_id, None)
-        self._name(event.session, fallen)
-        return self._signal(event, fallen)
+        self._name(session, fallen)
+        return fallen
 
     # Training
 
@@ -190,9 +240,7 @@ class ModelHost:
         number = calendar.index(session)
         if calendar.session(number + self._spec.step) < self._first:
             return
-        held = bisect_right(self.window.numbers, number)
-        warm_up = self.window.warm_up + self._lookback - 1
-        fold = fold_at(number, held, warm_up, self._spec, self._retrain_spec.kept_back)
+        fold = self._fold(number)
         if fold is None:
             return
         if not self._service:
@@ -202,6 +250,12 @@ class ModelHost:
         self.wait()
         self._due = _Attempt(fold, session)
         self._try(self._due)
+
+    def _fold(self, number: int) -> Any:
+        """Return what is to be trained at the session with this number, None where there is too little history."""
+        held = bisect_right(self.window.numbers, number)
+        warm_up = self.window.warm_up + self._lookback - 1
+        return fold_at(number, held, warm_up, self._spec, self._retrain_spec.kept_back)
 
     def _try(self, due: _Attempt) -> None:
         due.number += 1
@@ -229,7 +283,7 @@ class ModelHost:
             self._ended(self._due, self._due.training)
         return True
 
-    def _ended(self, due: _Attempt, training: Training) -> None:
+    def _ended(self, due: _Attempt, training: Training[Any]) -> None:
         due.training = None
         try:
             trained = training.result()
@@ -249,7 +303,7 @@ class ModelHost:
         finally:
             training.close()
 
-    def _failed(self, due: _Attempt, training: Training, error: Exception) -> None:
+    def _failed(self, due: _Attempt, training: Training[Any], error: Exception) -> None:
         """Record an attempt that failed; the model in use stays so until the next adoption."""
         following, incumbent = self._next(due.session), self._adoption.in_use.at(due.session)
         again = due.number < TRIES
@@ -265,7 +319,7 @@ class ModelHost:
         else:
             self._due = None
 
-    def _take_late(self, due: _Attempt, trained: TrainedFold) -> None:
+    def _take_late(self, due: _Attempt, trained: Any) -> None:
         """Take up a model; where that is not what a backtest would do at T, say so by a fact of kind "use"."""
         following = self._next(due.session)
         broken = self._broken(due.session)
@@ -288,7 +342,7 @@ class ModelHost:
             return _damaged(incumbent, error)
         return ""
 
-    def _take(self, trained: TrainedFold, broken: str = "") -> Verdict:
+    def _take(self, trained: Any, broken: str = "") -> Verdict:
         verdict = self._adoption.take(trained, broken)
         self.trained.append(trained)
         said = f"model {verdict.newcomer}: {verdict.reason}"

@@ -21,6 +21,7 @@ from trader.ledger_rows import (
     INSERT,
     KEYS,
     OPEN,
+    SELECT,
     Row,
     Tail,
     check_order,
@@ -103,10 +104,6 @@ class Ledger:
             row = {"status": status, "finished_at": to_us(self._clock.now()), "ledger_hash": ledger_hash}
             self._db["runs"].update(run, row)
 
-    def add_fold(self, run: int, fold: FoldFacts) -> None:
-        """Record one trained model."""
-        self.add_folds(run, [fold])
-
     def add_folds(self, run: int, folds: Iterable[FoldFacts]) -> None:
         """Record trained models, all or none."""
         self.resolve(run)
@@ -142,18 +139,24 @@ class Ledger:
         self._write(run, () if signal_is_there else (signal,), signal.session, record, always_buy_equity, waiting)
 
     def write_universe_session(
-        self, run: int, *, signals: Sequence[Signal], record: SessionRecord, always_buy_equity: float
+        self,
+        run: int,
+        *,
+        signals: Sequence[Signal],
+        record: SessionRecord,
+        always_buy_equity: float,
+        waiting: Sequence[OrderRecord] = (),
     ) -> None:
         """Record one whole session of an account of many symbols, its positions at the close included, or nothing.
 
         signals: one a symbol, all of the record's session. The rest is as ``write_session`` has it; raises TimeError
         too where a signal is of another session.
         """
-        strange = [signal for signal in signals if signal.session != record.session]
-        if strange:
-            got = f"{strange[0].symbol} {strange[0].session}"
-            raise TimeError("signal and account are of different sessions", got=got, expected=record.session)
-        self._write(run, signals, record.session, record, always_buy_equity, ())
+        for one in signals:
+            if one.session != record.session:
+                got = f"{one.symbol} {one.session}"
+                raise TimeError("signal and account are of different sessions", got=got, expected=record.session)
+        self._write(run, signals, record.session, record, always_buy_equity, waiting)
 
     def _write(
         self,
@@ -340,13 +343,11 @@ class Ledger:
         """
         number, digest = self.resolve(run), hashlib.sha256()
         with store_errors(self.path):
-            for table, columns in HASHED.items():
+            for table in HASHED:
                 if not self._holds(table):
                     continue
-                key = ", ".join(columns.split(", ")[: KEYS[table]])
-                sql = f"SELECT {columns} FROM {table} WHERE run = ? AND session <= ? ORDER BY {key}"
                 begun = False
-                for row in self._conn.execute(sql, (number, str(until or date.max))):
+                for row in self._conn.execute(SELECT[table], (number, str(until or date.max))):
                     if not begun:
                         digest.update(f"{table}\n".encode())
                         begun = True
@@ -361,12 +362,10 @@ class Ledger:
         until: the last session that counts, None for all.
         """
         found: list[tuple[str, str]] = []
-        for table, columns in HASHED.items():
+        for table in HASHED:
             if not self._holds(table):
                 continue
-            key = ", ".join(columns.split(", ")[: KEYS[table]])
-            sql = f"SELECT {columns} FROM {table} WHERE run = ? AND session <= ? ORDER BY {key}"
-            mine, theirs = (self._query(sql, run, str(until or date.max)) for run in (one, other))
+            mine, theirs = (self._query(SELECT[table], run, str(until or date.max)) for run in (one, other))
             for row in range(max(len(mine), len(theirs))):
                 pair = [rows[row] if row < len(rows) else None for rows in (mine, theirs)]
                 if pair[0] != pair[1]:

@@ -42,6 +42,11 @@ KEYS = {
     "equity": 1,
     "holdings": 2,
 }  # leading columns to sort by
+SELECT = {
+    table: f"SELECT {columns} FROM {table} WHERE run = ? AND session <= ? "
+    f"ORDER BY {', '.join(columns.split(', ')[: KEYS[table]])}"
+    for table, columns in HASHED.items()
+}  # a run's rows up to a session
 INSERT = {
     table: f"INSERT INTO {table} (run, {columns}) VALUES (?{', ?' * len(columns.split(','))})"
     for table, columns in HASHED.items()

@@ -15,18 +15,19 @@ from typing import Any, cast
 
 from models.base import FitReport
 from models.panel import Part, PooledModel
-from models.processes import as_completed
+from models.processes import Background, as_completed
 from trader.clock import Calendar
 from trader.config import WalkForward
 from trader.registry import Registry
 from trader.training import (
+    Lane,
     Loaded,
     ModelSpec,
+    Training,
     content_id,
     fit_and_save,
-    fitting,
     fold_seed,
-    last_seen_of,
+    load_with,
     report_of,
     shape_of,
 )
@@ -82,16 +83,25 @@ def plan_panel(
     """
     held = [window.numbers[0] for window in windows.values() if window.numbers]
     begin = max(min(held, default=last), first - spec.step)  # the latest T before ``first`` lies no further back
-    folds = []
-    for trained_at in range(-(-begin // spec.step) * spec.step, last, spec.step):
-        parts = {
-            symbol: part
-            for symbol, window in windows.items()
-            if (part := _part(window.numbers, trained_at, warm_up, spec, late.get(symbol, ()))) is not None
-        }
-        if parts:
-            folds.append(PanelFold(trained_at, parts))
-    return folds
+    times = range(-(-begin // spec.step) * spec.step, last, spec.step)
+    found = [panel_at(windows, trained_at, warm_up, spec, late) for trained_at in times]
+    return [fold for fold in found if fold is not None]
+
+
+def panel_at(
+    windows: Mapping[str, Window],
+    trained_at: int,
+    warm_up: int,
+    spec: WalkForward,
+    late: Mapping[str, Collection[int]],
+) -> PanelFold | None:
+    """Return the fold trained at the session with this XNYS number, None where no symbol has enough history."""
+    parts = {
+        symbol: part
+        for symbol, window in windows.items()
+        if (part := _part(window.numbers, trained_at, warm_up, spec, late.get(symbol, ()))) is not None
+    }
+    return PanelFold(trained_at, parts) if parts else None
 
 
 def _part(
@@ -115,6 +125,7 @@ class PanelTrainer:
     """Trains the folds of a universe's windows for one PooledModel, and loads what was trained.
 
     workers: processes side by side; the results are the same for any number.   about: for the manifest.
+    fallback: the same model for the CPU, where ``spec`` is for a GPU that may be lost.
     """
 
     def __init__(
@@ -126,10 +137,10 @@ class PanelTrainer:
         *,
         workers: int,
         about: Mapping[str, Any],
+        fallback: ModelSpec | None = None,
     ) -> None:
         self._windows, self.spec, self.registry, self._calendar = windows, spec, registry, calendar
-        self._workers, self._about = workers, dict(about)
-        self._loaded: dict[str, Loaded] = {}
+        self._workers, self._about, self.fallback = workers, dict(about), fallback
 
     def train(
         self, folds: Sequence[PanelFold], progress: Callable[[int, int], None] | None = None
@@ -138,7 +149,7 @@ class PanelTrainer:
 
         Raises ModelError where a training fails.
         """
-        jobs = [self._job(fold) for fold in folds]
+        jobs = [self._job(fold, self.spec) for fold in folds]
         due = {job.model_id: job for job in jobs if not self.registry.has(job.model_id)}
         seconds: dict[str, float] = {}
         with closing(as_completed(_fit, list(due.values()), self._parts, self._workers)) as fitted:
@@ -147,36 +158,40 @@ class PanelTrainer:
                 if progress:
                     progress(done, len(due))
         return [
-            TrainedPanel(
-                fold,
-                job.model_id,
-                report_of(self.registry, job.model_id),
-                seconds.get(job.model_id, 0.0),
-                job.model_id not in seconds,
-            )
-            for fold, job in zip(folds, jobs, strict=True)
+            self._trained(fold, job.model_id, seconds.get(job.model_id)) for fold, job in zip(folds, jobs, strict=True)
         ]
 
+    def begin(self, fold: PanelFold, *, fall_back: bool = False) -> Training[TrainedPanel]:
+        """Start to train one fold in a process of its own; see ``trader.training.Trainer.begin``."""
+        job = self._job(fold, self.fallback if fall_back and self.fallback else self.spec)
+
+        def start() -> Background[tuple[str, float]]:
+            return Background(_fit, job, self._parts(job))
+
+        def trained(seconds: float | None) -> TrainedPanel:
+            return self._trained(fold, job.model_id, seconds)
+
+        return Training(job.model_id, None if self.registry.has(job.model_id) else start, trained, Lane())
+
+    def _trained(self, fold: PanelFold, model_id: str, seconds: float | None) -> TrainedPanel:
+        return TrainedPanel(fold, model_id, report_of(self.registry, model_id), seconds or 0.0, cached=seconds is None)
+
     def load(self, model_id: str) -> Loaded:
-        """Return a model by its id, ready to predict; it is kept, for every symbol asks for it.
+        """Return a model by the id that signals name, ready to predict.
 
         Raises ModelError if it is missing, damaged, or not of this specification's model and lookback.
         """
-        if model_id not in self._loaded:
-            manifest = self.registry.manifest(model_id)
-            model = fitting(self.registry, model_id, manifest, self.spec)
-            self._loaded[model_id] = Loaded(model_id, model, last_seen_of(manifest, model_id))
-        return self._loaded[model_id]
+        return load_with(self.registry, model_id, self.spec, self.fallback)
 
     def _first(self, fold: Fold) -> int:
         """Return the first position that the decisions of a part read."""
         return fold.train.start - self.spec.lookback + 1
 
-    def _job(self, fold: PanelFold) -> _Job:
+    def _job(self, fold: PanelFold, spec: ModelSpec) -> _Job:
         spans = self._spans(fold)
-        seed = fold_seed(self.spec.seed, self.spec.name, spans["train"][1])
+        seed = fold_seed(spec.seed, spec.name, spans["train"][1])
         learned = [(symbol, part, self._first(part)) for symbol, part in fold.parts.items()]
-        shape = shape_of(self.spec, seed) | {
+        shape = shape_of(spec, seed) | {
             "parts": [
                 [symbol, *(at - first for span in (part.train, part.validation) for at in (span.start, span.stop))]
                 for symbol, part, first in learned
@@ -187,7 +202,7 @@ class PanelTrainer:
             for symbol, part, first in learned
         ]
         manifest = {**shape, **self._about, "spans": spans}
-        return _Job(self.spec, content_id(shape, days), fold, seed, manifest, self.registry.folder)
+        return _Job(spec, content_id(shape, days), fold, seed, manifest, self.registry.folder)
 
     def _spans(self, fold: PanelFold) -> dict[str, Any]:
         """Return the sessions from the first to the last of any symbol."""

@@ -17,12 +17,14 @@ from trader.ledger import Ledger
 from trader.outcome import Home
 from trader.report import plain_table
 from trader.store import MarketStore
+from trader.universe import market_name, market_shown, some, symbols_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 ENOUGH = 60  # sessions before a Sharpe ratio is worth its interval
 EVENTS_SHOWN = 8
+ORDERS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Seen:
     state: tuple[str, str]
     holder: str
     ledger_hash: str
+    holdings: Sequence[dict[str, Any]]
 
 
 def table(home: Home) -> Table:
@@ -50,7 +53,7 @@ def table(home: Home) -> Table:
         (
             one.account.name,
             one.account.run,
-            one.account.config.run.market,
+            market_name(one.account.config.run.market),
             one.account.config.run.model,
             one.account.config.run.strategy,
             one.decided or "–",
@@ -77,15 +80,20 @@ def lines(home: Home, name: str) -> list[str]:
     if one.decided is not None:
         following = calendar.session(calendar.index(one.decided) + 1)
     said = [
-        f"Account {name} (run {one.account.run}): {source} on {run.market}, news {run.news}, {run.strategy}, "
-        f"{run.execution}",
+        f"Account {name} (run {one.account.run}): {source} on {market_shown(run.market)}, news {run.news}, "
+        f"{run.strategy}, {run.execution}",
         f"Decided from {one.account.first_session} to {one.decided or '–'}; the next decision, {following}, is due at "
         f"{calendar.decide_at(following):%Y-%m-%d %H:%M} UTC. Service: {one.holder}.",
         f"State {one.state[0]}{': ' + one.state[1] if one.state[1] else ''}",
     ]
+    symbols = symbols_of(run.market)
     if one.equity:
         said += _money(home, one, signals, fills)
-    said += [f"Waiting: order {o['ref']} of {o['session']}, {o['size']:+,.4f} {o['symbol']}" for o in waiting]
+    if symbols and one.equity:
+        said += _of_symbols(len(symbols), signals, one)
+    told = [f"order {o['ref']} of {o['session']}, {o['size']:+,.4f} {o['symbol']}" for o in waiting]
+    said += [f"Waiting: {order}" for order in told[:ORDERS_SHOWN]]
+    said += [f"Waiting: {len(told) - ORDERS_SHOWN} more orders"] if len(told) > ORDERS_SHOWN else []
     said += [f"Asked for, not taken up yet: {event.kind} {event.detail}".rstrip() for event in one.asked]
     said += _events(one.events)
     if one.latencies:
@@ -100,8 +108,9 @@ def _money(home: Home, one: Seen, signals: Sequence[Any], fills: Sequence[dict[s
     made = newest["equity"] - config.costs.cash
     said = [
         f"Equity {newest['equity']:,.2f} after {len(one.equity):,} sessions ({made:+,.2f}; Always Buy "
-        f"{newest['always_buy_equity'] - config.costs.cash:+,.2f}); position {newest['position']:,.4f}, "
-        f"{newest['exposure']:.1%} of equity"
+        f"{newest['always_buy_equity'] - config.costs.cash:+,.2f}); "
+        + ("" if symbols_of(config.run.market) else f"position {newest['position']:,.4f}, ")
+        + f"{newest['exposure']:.1%} of equity"
     ]
     if len(one.equity) < ENOUGH:
         return [*said, f"Sharpe ratio: too few sessions, from {ENOUGH} on it is shown with its interval."]
@@ -120,20 +129,18 @@ def _money(home: Home, one: Seen, signals: Sequence[Any], fills: Sequence[dict[s
 
 def _inputs(home: Home, one: Seen, signals: Sequence[Any], fills: Sequence[dict[str, Any]]) -> metrics.EvaluationInputs:
     sessions = [row["session"] for row in one.equity]
-    side = {str(signal.session): signal.side for signal in signals}
+    many = bool(symbols_of(one.account.config.run.market))
+    side = {} if many else {str(signal.session): signal.side for signal in signals}
     traded: dict[str, float] = {}
     for fill in fills:
         traded[fill["session"]] = traded.get(fill["session"], 0.0) + abs(fill["size"] * fill["price"])
-    first, last = date.fromisoformat(sessions[0]), date.fromisoformat(sessions[-1])
-    with MarketStore.open(home.store, read_only=True) as store:
-        view = store.as_of(Calendar(one.account.config.inputs.decide_minutes).decide_at(last))
-        close = {str(bar.session): bar.close for bar in view.bars(one.account.config.run.market, first, last)}
+    close = {} if many else _closes(home, one.account, sessions)
     returns = [
         close[after] / close[today] - 1 if today in close and after in close else np.nan
         for today, after in zip(sessions, [*sessions[1:], ""], strict=True)
     ]
     return metrics.EvaluationInputs(
-        side=[side[session] for session in sessions],
+        side=[side.get(session, 0) for session in sessions],
         next_return=returns,
         equity=[row["equity"] for row in one.equity],
         always_buy_equity=[row["always_buy_equity"] for row in one.equity],
@@ -143,6 +150,14 @@ def _inputs(home: Home, one: Seen, signals: Sequence[Any], fills: Sequence[dict[
         start_cash=one.account.config.costs.cash,
         risk_free=one.account.config.evaluation.risk_free,
     )
+
+
+def _closes(home: Home, account: Account, sessions: Sequence[str]) -> dict[str, float]:
+    """Return the closes of an account of one symbol, by session."""
+    first, last = date.fromisoformat(sessions[0]), date.fromisoformat(sessions[-1])
+    with MarketStore.open(home.store, read_only=True) as store:
+        view = store.as_of(Calendar(account.config.inputs.decide_minutes).decide_at(last))
+        return {str(bar.session): bar.close for bar in view.bars(account.config.run.market, first, last)}
 
 
 def _events(events: Sequence[AccountEvent]) -> list[str]:
@@ -158,6 +173,12 @@ def _events(events: Sequence[AccountEvent]) -> list[str]:
 
 
 def _told(event: AccountEvent) -> str:
+    if event.symbol:
+        return f"{event.symbol}: {_of_one(event)}"
+    return _of_one(event)
+
+
+def _of_one(event: AccountEvent) -> str:
     named = event.detail.startswith((f"{event.kind}:", f"{event.kind} "))  # "late: decided at …" says its kind itself
     return event.detail if named else f"{event.kind} {event.detail}".rstrip()
 
@@ -178,4 +199,30 @@ def _seen(ledger: Ledger, accounts: Accounts, name: str) -> Seen:
         ledger.state(account.run),
         holder,
         ledger.ledger_hash(account.run),
+        _held(ledger, account.run),
     )
+
+
+def _held(ledger: Ledger, run: int) -> list[dict[str, Any]]:
+    """Return the positions at the newest close of an account of many symbols, the largest first."""
+    [span] = ledger.query("SELECT max(session) AS last FROM equity WHERE run = ?", run)
+    if span["last"] is None:
+        return []
+    last = date.fromisoformat(span["last"])
+    return sorted(ledger.between("holdings", run, last, last), key=lambda row: (-abs(row["value"]), row["symbol"]))
+
+
+def _of_symbols(count: int, signals: Sequence[Any], one: Seen) -> list[str]:
+    """Return what an account of many symbols holds, and which of them its newest session did not decide.
+
+    A few of each are named, so that a line has at most 100 columns with 88 symbols, too.
+    """
+    newest = [signal for signal in signals if signal.session == signals[-1].session]
+    without = [signal.symbol for signal in newest if signal.p_up is None]
+    equity = one.equity[-1]["equity"]
+    held = [f"{row['symbol']} {row['value'] / equity:+.1%}" for row in one.holdings]
+    decided = f"Decided {count - len(without)} of {count} symbols on {signals[-1].session}"
+    return [
+        f"Holds {len(held)} of {count} symbols, of equity: {some(held)}" if held else f"Holds none of {count} symbols",
+        f"{decided}; not {some(without)}" if without else decided,
+    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import groupby
 from typing import Any
 
 from trader.broker import Trading
@@ -17,17 +18,27 @@ from trader.errors import ReplayError
 from trader.events import Bar, Signal
 from trader.ledger import Ledger
 from trader.records import Control, OrderRecord, SessionRecord, idle
+from trader.universe_broker import UniverseSession, UniverseTrading, long_signals
 
 ALWAYS = "always_buy"
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """One session of an account that is whole: what was decided, what the broker made of it, Always Buy beside."""
+    """One session of an account that is whole: what was decided, what the broker made of it, Always Buy beside.
 
-    signal: Signal
+    signals: one a symbol of the account.
+    """
+
+    signals: Sequence[Signal]
     record: SessionRecord
     always_buy: float
+
+    @property
+    def signal(self) -> Signal:
+        """The signal of an account of one symbol."""
+        [one] = self.signals
+        return one
 
 
 class Books:
@@ -41,13 +52,35 @@ class Books:
         """Close a session; without a bar the account stays as it stood."""
         if bar is None:
             assert self.last is not None, "an account begins with a session that has a bar"
-            closed = Closed(signal, idle(self.last.record, signal.session), self.last.always_buy)
+            closed = Closed((signal,), idle(self.last.record, signal.session), self.last.always_buy)
         else:
             long = replace(signal, p_up=1.0, side=1, model_id=ALWAYS, reason="")
             record = self._trading.push(bar, signal, control)
-            closed = Closed(signal, record, self._always.push(bar, long).equity)
+            closed = Closed((signal,), record, self._always.push(bar, long).equity)
         self.last = closed
         return closed
+
+    def close(self) -> None:
+        """End both brokers and their threads; a second time does nothing."""
+        self._trading.close()
+        self._always.close()
+
+
+class UniverseBooks:
+    """An account's broker of many symbols and that of Always Buy beside it, fed with the same sessions."""
+
+    def __init__(self, trading: UniverseTrading, always_buy: UniverseTrading) -> None:
+        self._trading, self._always = trading, always_buy
+        self.last: Closed | None = None
+
+    def close_session(self, signals: Sequence[Signal], bars: Mapping[str, Bar], control: Control) -> Closed:
+        """Close a session; a symbol without a bar stands at its last close."""
+        day = UniverseSession(
+            session=signals[0].session, bars=bars, signals={signal.symbol: signal for signal in signals}
+        )
+        record = self._trading.push(day, control)
+        self.last = Closed(tuple(signals), record, self._always.push(long_signals(day)).equity)
+        return self.last
 
     def close(self) -> None:
         """End both brokers and their threads; a second time does nothing."""
@@ -63,30 +96,75 @@ def rebuild(
     bar_of: the bar of a session as the account knew it.   controls: by the session that took them up.
     Raises ReplayError that names the first row that differs.
     """
+
+    def close(signals: Sequence[Signal]) -> Closed:
+        [signal] = signals
+        return books.close_session(signal, bar_of(signal.session), controls.get(signal.session, Control()))
+
+    waiting = _rebuild(ledger, run, close)
+    return waiting[0] if waiting else None
+
+
+def rebuild_universe(
+    books: UniverseBooks,
+    ledger: Ledger,
+    run: int,
+    symbols: Sequence[str],
+    bars_of: Callable[[date], Mapping[str, Bar]],
+    controls: Mapping[date, Control],
+) -> None:
+    """Push the recorded sessions of an account of many symbols through its books and compare.
+
+    symbols: in the universe's order.   bars_of: the bars of a session that were known when it was decided.
+    Raises ReplayError that names the first row that differs.
+    """
+
+    def close(signals: Sequence[Signal]) -> Closed:
+        of = {signal.symbol: signal for signal in signals}
+        session = signals[0].session
+        if sorted(of) != sorted(symbols):
+            raise _difference(run, f"signals {session}", ", ".join(of), ", ".join(symbols))
+        ordered = [of[symbol] for symbol in symbols]
+        return books.close_session(ordered, bars_of(session), controls.get(session, Control()))
+
+    if waiting := _rebuild(ledger, run, close):
+        raise _difference(run, f"equity {waiting[0].session}", "no row", "one beside its signals")
+
+
+def _rebuild(ledger: Ledger, run: int, close: Callable[[Sequence[Signal]], Closed]) -> list[Signal]:
+    """Close each recorded session anew and compare; return the signals of one that is not closed yet."""
     orders = 0
-    waiting: Signal | None = None
+    waiting: list[Signal] = []
+    last_closed: Closed | None = None
     for first, last in _years(ledger, run):  # year by year: a service that runs for decades reads no more at a time
         equity = {row["session"]: row for row in ledger.between("equity", run, first, last)}
         ended: list[OrderRecord] = []
         fills: dict[str, list[dict[str, Any]]] = {}
         for row in ledger.between("fills", run, first, last):
             fills.setdefault(row["session"], []).append(row)
-        for signal in ledger.signals(run, first, last, top=False):
-            key = signal.session.isoformat()
+        held: dict[str, list[dict[str, Any]]] = {}
+        for row in ledger.between("holdings", run, first, last):
+            held.setdefault(row["session"], []).append(row)
+        made = ledger.signals(run, first, last, top=False)
+        for session, of_session in groupby(made, lambda signal: signal.session):
+            key, signals = session.isoformat(), list(of_session)
             if key not in equity:
-                waiting = signal
+                waiting = signals
                 continue
-            closed = books.close_session(signal, bar_of(signal.session), controls.get(signal.session, Control()))
+            last_closed = closed = close(signals)
             ended += closed.record.orders
             _compare_equity(run, equity[key], closed)
             _compare_fills(run, key, fills.pop(key, []), closed.record)
+            _compare_holdings(run, key, held.pop(key, []), closed.record)
         if fills:
             raise _difference(run, f"fills {min(fills)}", f"{len(fills[min(fills)])} rows", "none")
+        if held:
+            raise _difference(run, f"holdings {min(held)}", f"{len(held[min(held)])} rows", "none")
         orders += _compare_orders(ledger, run, ended)
-    orders += _compare_orders(ledger, run, books.last.record.open if books.last else ())
-    [held] = ledger.query("SELECT count(*) AS n FROM orders WHERE run = ?", run)
-    if held["n"] != orders:
-        raise _difference(run, "orders", f"{held['n']} rows", f"{orders} rows")
+    orders += _compare_orders(ledger, run, last_closed.record.open if last_closed else ())
+    [counted] = ledger.query("SELECT count(*) AS n FROM orders WHERE run = ?", run)
+    if counted["n"] != orders:
+        raise _difference(run, "orders", f"{counted['n']} rows", f"{orders} rows")
     return waiting
 
 
@@ -114,6 +192,14 @@ def _compare_fills(run: int, session: str, rows: Sequence[Mapping[str, Any]], re
     made = sorted((fill.order_ref, *(_plain(getattr(fill, name)) for name in names)) for fill in record.fills)
     if held != made:
         raise _difference(run, f"fills {session}", held, made)
+
+
+def _compare_holdings(run: int, session: str, rows: Sequence[Mapping[str, Any]], record: SessionRecord) -> None:
+    names = ("symbol", "size", "price", "value")
+    held = sorted(tuple(row[name] for name in names) for row in rows)
+    made = sorted(tuple(_plain(getattr(one, name)) for name in names) for one in record.holdings)
+    if held != made:
+        raise _difference(run, f"holdings {session}", held, made)
 
 
 def _compare_orders(ledger: Ledger, run: int, made: Sequence[OrderRecord]) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
 
-from trader.account import Account, Accounts
+from trader.account import Account, Accounts, overrides_by_symbol
 from trader.broker import Trading, holding
 from trader.clock import Calendar, Clock, SimulatedClock, WallClock
 from trader.config import Config
@@ -19,7 +19,7 @@ from trader.ledger import Ledger
 from trader.live_feeds import feeds_of
 from trader.model_source import ModelSource
 from trader.outcome import Home
-from trader.paper import Outside, Service, Source, Told, check_tradable, first_session
+from trader.paper import Service, Source
 from trader.parts import (
     Readers,
     about,
@@ -29,19 +29,30 @@ from trader.parts import (
     model_spec,
     readers_of,
     stock,
+    stock_universe,
     strategy_of,
     window_of,
+    windows_of,
     with_dtype,
+    workers_of,
 )
 from trader.recording import code_version
 from trader.registry import Registry
-from trader.replay import Books
+from trader.replay import Books, UniverseBooks
 from trader.scheduler import Scheduler
+from trader.service import AccountService, Outside, Told, check_tradable, first_session
 from trader.spans import history_of
 from trader.store import FileSource, MarketStore
 from trader.stored_signals import StoredSignals
 from trader.training import Trainer
-from trader.universe import market_of, refuse_universe
+from trader.universe import Universe, is_universe, market_of, refuse_universe, universe_of
+from trader.universe_broker import UniverseTrading, holding_universe
+from trader.universe_engine import check_possible
+from trader.universe_events import UniverseScheduler
+from trader.universe_host import host_of
+from trader.universe_paper import UniverseService, UniverseSource
+from trader.universe_source import StoredUniverse, UniverseModels
+from trader.universe_spans import check_store
 
 LOCKED_SECONDS = 120.0  # how long a transaction waits for another program that writes
 
@@ -81,12 +92,16 @@ def open_account(
 ) -> Account:
     """Open an account in the home's ledger; nothing is decided yet.
 
+    config: its market is a symbol, or a universe's file or text; the account keeps the text.
     first: the first session that it decides, by default the first whose decision is still to come.
     signals_run: number of the run (or latest) whose stored signals it trades, instead of a model of its own.
     Raises ConfigError for a name, part or execution that cannot be, NoData for a run, a market or a news set that is
     not there.
     """
-    refuse_universe(config.run.market, "a paper account")
+    many = is_universe(config.run.market)
+    if many:
+        config = config.with_run(market=universe_of(config.run.market).as_text())
+        check_possible(config)
     check_tradable(config.run.execution)
     strategy_of(config)
     check_chats(config)
@@ -101,11 +116,7 @@ def open_account(
         if signals_run is not None:
             run = ledger.resolve(signals_run)
             facts = ledger.run_facts(run)
-            refuse_universe(market_of(facts["config"]), "an account that trades a run's signals")
-            if facts["market"] != config.run.market:
-                raise ConfigError(
-                    "the run's signals are of another market", got=facts["market"], expected=config.run.market
-                )
+            _check_signals(facts["market"], market_of(facts["config"]), config.run.market)
             config = replace(config, run=replace(config.run, model=facts["model"], news=facts["news"]))
         else:
             model_spec(config, config.run.model, "")
@@ -114,9 +125,27 @@ def open_account(
         return Accounts(ledger, clock).open(name, config, start, signals_run=run, code_version=code_version())
 
 
+def _check_signals(name: str, market: str, mine: str) -> None:
+    """Raise ConfigError where the signals of a run on a market are not those of the account's own."""
+    if not is_universe(mine):
+        refuse_universe(market, "an account that trades a run's signals")
+        if name != mine:
+            raise ConfigError("the run's signals are of another market", got=name, expected=mine)
+    elif not is_universe(market) or universe_of(market) != universe_of(mine):
+        expected = f"the symbols of {universe_of(mine).name}, as its file has them now"
+        raise ConfigError("the run's signals are of another market", got=name, expected=expected)
+
+
+def prices_of(config: Config) -> list[str]:
+    """Return the names that an account's bars have in the store, of a universe in its order."""
+    market = config.run.market
+    return [member.prices for member in universe_of(market)] if is_universe(market) else [market]
+
+
 def _check_feeds(config: Config) -> None:
     """Raise ConfigError for feeds that cannot be made, and for live bars that can never come in time."""
-    prices = [feed for feed in feeds_of(config) if feed.kind == "prices" and feed.into == config.run.market]
+    own = prices_of(config)
+    prices = [feed for feed in feeds_of(config) if feed.kind == "prices" and feed.into in own]
     if prices and not config.inputs.decide_minutes:
         raise ConfigError(
             "live bars come minutes after the close, so no decision at the close itself would have its bar",
@@ -133,6 +162,12 @@ def _check_store(home: Home, config: Config) -> None:
     """
     market, news = config.run.market, config.run.news
     with MarketStore.open(home.store) as store:
+        if is_universe(market):
+            for feed in feeds_of(config):
+                if feed.kind == "news":
+                    store.add_news(feed.into, [], source=FileSource(name=feed.name))
+            check_store(store, stock_universe(store, universe_of(market), news))
+            return
         news = stock(store, market, news)
         if market not in store.symbols():
             do = "import or download its prices first: python -m trader prices --help"
@@ -146,10 +181,10 @@ def _check_store(home: Home, config: Config) -> None:
 
 
 @contextmanager
-def running(home: Home, name: str, world: World) -> Iterator[Service]:
+def running(home: Home, name: str, world: World) -> Iterator[AccountService[Any]]:
     """Open everything that an account needs, start its service, and end it in order whatever happens inside.
 
-    Raises what ``Service.start`` raises, NoData for an account that is not there.
+    Raises what ``AccountService.start`` raises, NoData for an account that is not there.
     """
     clock = world.clock
     with (
@@ -159,34 +194,8 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
     ):
         accounts = Accounts(ledger, clock)
         account = accounts.get(name)
-        config = account.config
-        news = stock(store, config.run.market, config.run.news)
-        calendar = Calendar(config.inputs.decide_minutes)
-        known = accounts.bars_known(account)
-        scheduler = Scheduler(
-            store,
-            calendar,
-            symbol=config.run.market,
-            news=news,
-            spec=config.walkforward,
-            bars_known=known,
-            max_silence=config.risk.max_news_silence,
-        )
-        books = stack.enter_context(closing(_books(config)))
-        service = Service(
-            account,
-            ledger,
-            accounts,
-            scheduler,
-            calendar,
-            books,
-            lambda: _source(home, account, ledger, store, scheduler, calendar, world),
-            Lease(ledger, account.run, name, WallClock()),
-            Outside(clock, world.stale, world.tell(ledger, account), world.log),
-            known=known,
-            patient=world.patient,
-            simulated=isinstance(clock, SimulatedClock),
-        )
+        made = _service_of_many if is_universe(account.config.run.market) else _service_of_one
+        service = made(_Opened(home, world, ledger, store, accounts, account), stack)
         try:
             service.start()
         except BaseException:
@@ -200,6 +209,88 @@ def running(home: Home, name: str, world: World) -> Iterator[Service]:
                 service.failed(error)
             raise
         service.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What a service is made from."""
+
+    home: Home
+    world: World
+    ledger: Ledger
+    store: MarketStore
+    accounts: Accounts
+    account: Account
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(self.ledger, self.account.run, self.account.name, WallClock())
+
+    @property
+    def outside(self) -> Outside:
+        world = self.world
+        return Outside(world.clock, world.stale, world.tell(self.ledger, self.account), world.log)
+
+    @property
+    def simulated(self) -> bool:
+        return isinstance(self.world.clock, SimulatedClock)
+
+
+def _service_of_one(of: _Opened, stack: ExitStack) -> Service:
+    account, config = of.account, of.account.config
+    calendar, known = Calendar(config.inputs.decide_minutes), of.accounts.bars_known(account)
+    scheduler = Scheduler(
+        of.store,
+        calendar,
+        symbol=config.run.market,
+        news=stock(of.store, config.run.market, config.run.news),
+        spec=config.walkforward,
+        bars_known=known,
+        max_silence=config.risk.max_news_silence,
+    )
+    return Service(
+        account,
+        of.ledger,
+        of.accounts,
+        scheduler,
+        calendar,
+        stack.enter_context(closing(_books(config))),
+        lambda: _source(of.home, account, of.ledger, of.store, scheduler, calendar, of.world),
+        of.lease,
+        of.outside,
+        known=known,
+        patient=of.world.patient,
+        simulated=of.simulated,
+    )
+
+
+def _service_of_many(of: _Opened, stack: ExitStack) -> UniverseService:
+    account, config = of.account, of.account.config
+    universe = universe_of(config.run.market)
+    symbols = [member.symbol for member in universe]
+    calendar, known = Calendar(config.inputs.decide_minutes), of.accounts.bars_of_symbols(account, symbols)
+    scheduler = UniverseScheduler(
+        of.store,
+        calendar,
+        stock_universe(of.store, universe, config.run.news),
+        spec=config.walkforward,
+        bars_known=known,
+        max_silence=config.risk.max_news_silence,
+    )
+    return UniverseService(
+        account,
+        of.ledger,
+        of.accounts,
+        scheduler,
+        calendar,
+        stack.enter_context(closing(_books_of_many(config, symbols))),
+        lambda: _source_of_many(of, universe, scheduler, calendar),
+        of.lease,
+        of.outside,
+        known=known,
+        patient=of.world.patient,
+        simulated=of.simulated,
+    )
 
 
 def replay(home: Home, name: str, first: date | None, last: date, world_of: Callable[[Clock], World]) -> int:
@@ -221,8 +312,10 @@ def replay(home: Home, name: str, first: date | None, last: date, world_of: Call
         account = accounts.begin_at(account, first)
         done = accounts.last_decided(account)
     with MarketStore.open(home.store) as store:
-        held = store.symbols().get(account.config.run.market)
-    last = min(last, held.last) if held is not None and held.last is not None else last
+        symbols = store.symbols()
+    held = [symbols[one].last for one in prices_of(account.config) if one in symbols]
+    newest = max((day for day in held if day is not None), default=last)
+    last = min(last, newest)
     calendar = Calendar(account.config.inputs.decide_minutes)
     start = account.first_session if done is None else calendar.session(calendar.index(done) + 1)
     sessions = calendar.sessions(start, last) if start <= last else []
@@ -237,15 +330,21 @@ def replay(home: Home, name: str, first: date | None, last: date, world_of: Call
     return decided
 
 
+def _how(config: Config) -> dict[str, Any]:
+    return {"costs": costs_of(config), "execution": config.run.execution, "stale_open": config.costs.stale_open}
+
+
 def _books(config: Config) -> Books:
     kind, params = strategy_of(config)
-    how: dict[str, Any] = {
-        "costs": costs_of(config),
-        "execution": config.run.execution,
-        "stale_open": config.costs.stale_open,
-    }
-    symbol = config.run.market
+    how, symbol = _how(config), config.run.market
     return Books(Trading(symbol, kind, params, risk=config.risk, **how), holding(symbol, **how))
+
+
+def _books_of_many(config: Config, symbols: list[str]) -> UniverseBooks:
+    kind, params = strategy_of(config)
+    how = _how(config)
+    trading = UniverseTrading(symbols, kind, params, risk=config.risk, **how)
+    return UniverseBooks(trading, holding_universe(symbols, **how))
 
 
 def _source(
@@ -288,3 +387,33 @@ def _source(
     return ModelSource(
         host, scheduler, calendar, ledger, account, world.clock, first_read, readers.warm_up, readers.texts.index
     )
+
+
+def _source_of_many(
+    of: _Opened, universe: Universe, scheduler: UniverseScheduler, calendar: Calendar
+) -> UniverseSource:
+    account, config = of.account, of.account.config
+    if account.signals_run is not None:
+        return StoredUniverse(of.ledger, account.signals_run)
+    readers = of.world.readers or readers_of(config, of.home)
+    spec = model_spec(config, config.run.model, readers.texts_id)
+    registry = Registry(of.home.models)
+    registry.sweep()  # a training that was killed with this service may have left half a model
+    host = host_of(
+        config,
+        universe,
+        windows_of(config, universe, readers),
+        spec,
+        registry,
+        first=account.first_session,
+        overrides=overrides_by_symbol(of.accounts.events(account)),
+        fallback=cpu_spec(config, spec.name, spec.texts_id),
+        workers=workers_of(config),
+    )
+
+    def first_read(session: date) -> date:
+        whose = dict.fromkeys(member.prices for member in universe)
+        return min(history_of(of.store, calendar, config, session, spec.lookback, one) for one in whose)
+
+    clock, embed = of.world.clock, readers.texts.index
+    return UniverseModels(host, scheduler, calendar, of.ledger, account, clock, first_read, readers.warm_up, embed)

@@ -177,11 +177,14 @@ class Scheduler:
             yield BarClosed(session=session, at=max(cutoff, bar.known_at), bar=bar)
         yield DecisionDue(session=session, at=decide_at, missing=self._missing(session, view, bar is not None))
 
-    def news_so_far(self, session: date, at: datetime) -> NewsBatch:
-        """Return the headlines of a session that were known at an instant before its cutoff."""
+    def news_so_far(self, session: date, at: datetime, view: View | None = None) -> NewsBatch:
+        """Return the headlines of a session that were known at an instant before its cutoff.
+
+        view: the store's as of that instant, which many symbols share; None makes one.
+        """
         number = self._calendar.index(session)
         after = self._calendar.cutoff(self._calendar.session(number - 1))
-        return self._news.read(self._store.as_of(at), after, self._calendar.cutoff(session))
+        return self._news.read(view or self._store.as_of(at), after, self._calendar.cutoff(session))
 
     def _missing(self, session: date, view: View, has_bar: bool) -> str:
         """Say why there can be no decision on a session, or nothing."""

@@ -97,13 +97,19 @@ def newest_in_time(
     return found[::-1]
 
 
-def history_of(store: MarketStore, calendar: Calendar, config: Config, session: date, lookback: int) -> date:
-    """Return the session to begin reading at for a decision on ``session``; the same one where there is no history."""
-    held = store.symbols().get(config.run.market)
+def history_of(
+    store: MarketStore, calendar: Calendar, config: Config, session: date, lookback: int, symbol: str = ""
+) -> date:
+    """Return the session to begin reading at for a decision on ``session``; the same one where there is no history.
+
+    symbol: whose bars, by default those of the config's market.
+    """
+    symbol = symbol or config.run.market
+    held = store.symbols().get(symbol)
     if held is None or held.first is None or held.first >= session:
         return session
     before = calendar.session(calendar.index(session) - 1)
-    sessions = sessions_in_time(store, calendar, config.run.market, held.first, before, {})
+    sessions = sessions_in_time(store, calendar, symbol, held.first, before, {})
     return pump_of(config, sessions, len(sessions), lookback) if sessions else session
 
 

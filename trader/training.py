@@ -16,7 +16,7 @@ from importlib import metadata
 import json
 from pathlib import Path
 import time
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from models.base import Days, FitReport, Model, ModelFactory
 from models.devices import lost_device
@@ -27,6 +27,7 @@ from trader.walkforward import Fold
 from trader.window import Window
 
 CPU = "cpu"
+T = TypeVar("T")  # a fold with its model
 Fitted = Generator[tuple[str, float], None, None]  # model id, seconds
 
 
@@ -91,6 +92,7 @@ class Trainer:
     workers: processes side by side; the results are the same for any number.
     fallback: the same model for the CPU, where ``spec`` is for a GPU that may be lost.
     about: what the window shows, for the manifest: the names of the market and of the news set.
+    lane: shared with the trainers that may begin trainings at the same time; None for one that is alone.
     """
 
     def __init__(
@@ -102,7 +104,9 @@ class Trainer:
         workers: int,
         fallback: ModelSpec | None = None,
         about: Mapping[str, str] | None = None,
+        lane: Lane | None = None,
     ) -> None:
+        self._lane = lane or Lane()
         self._window, self.spec, self.registry, self._workers = window, spec, registry, workers
         self.fallback, self._about = fallback, dict(about or {})
 
@@ -113,16 +117,21 @@ class Trainer:
         """
         return train_together([(self, folds)], progress)[0]
 
-    def begin(self, fold: Fold, *, fall_back: bool = False) -> Training:
+    def begin(self, fold: Fold, *, fall_back: bool = False) -> Training[TrainedFold]:
         """Start to train one fold in a process of its own; one that the registry has is done at once.
 
         fall_back: train the model for the CPU in place of the other.
         """
         spec = self.fallback if fall_back and self.fallback else self.spec
         job = self._job(fold, spec)
-        there = self.registry.has(job.model_id)
-        running = None if there else Background(_fit, job, self._days(job))
-        return Training(fold, job.model_id, running, self._trained)
+
+        def start() -> Background[tuple[str, float]]:
+            return Background(_fit, job, self._days(job))
+
+        def trained(seconds: float | None) -> TrainedFold:
+            return self._trained(fold, job.model_id, seconds)
+
+        return Training(job.model_id, None if self.registry.has(job.model_id) else start, trained, self._lane)
 
     def model(self, trained: TrainedFold) -> Model:
         """Return the fold's model, ready to predict; raise ModelError if its weights do not fit."""
@@ -133,14 +142,7 @@ class Trainer:
 
         Raises ModelError if it is missing, damaged, or not of this specification's model and lookback.
         """
-        name, _, device = model_id.partition(FALLEN_BACK)
-        manifest = self.registry.manifest(name)
-        spec = self.spec
-        if self.fallback and (device or manifest.get("settings") == _plain(self.fallback.settings)):
-            spec = self.fallback
-        if device and device != spec.settings.get("device", CPU):
-            raise ModelError("the model fell back to another device", where=model_id, expected=spec.settings["device"])
-        return Loaded(model_id, fitting(self.registry, name, manifest, spec), last_seen_of(manifest, name))
+        return load_with(self.registry, model_id, self.spec, self.fallback)
 
     def _trained(self, fold: Fold, model_id: str, seconds: float | None) -> TrainedFold:
         report = report_of(self.registry, model_id)
@@ -207,35 +209,73 @@ def train_together(
     ]
 
 
-class Training:
-    """The training of one fold, under way in a process of its own or done; ``close`` it in any case."""
+class Lane:
+    """How many trainings may be under way at once, None for no limit: those of many trainers take their turn."""
+
+    def __init__(self, most: int | None = None) -> None:
+        self._most, self._running = most, 0
+
+    @property
+    def free(self) -> bool:
+        """Whether another one may start."""
+        return self._most is None or self._running < self._most
+
+    def enter(self) -> None:
+        """Count one that starts."""
+        self._running += 1
+
+    def leave(self) -> None:
+        """Count one that has ended."""
+        self._running -= 1
+
+
+class Training(Generic[T]):
+    """The training of one fold, done, under way in a process of its own, or waiting for its turn; ``close`` it always.
+
+    start: begins it; None where the model is there already.   trained: gives its result, from the seconds it took.
+    """
 
     def __init__(
         self,
-        fold: Fold,
         model_id: str,
-        running: Background[tuple[str, float]] | None,
-        trained: Callable[[Fold, str, float | None], TrainedFold],
+        start: Callable[[], Background[tuple[str, float]]] | None,
+        trained: Callable[[float | None], T],
+        lane: Lane,
     ) -> None:
-        self.fold, self.model_id = fold, model_id
-        self._running, self._trained = running, trained
+        self.model_id = model_id
+        self._start, self._trained, self._lane = start, trained, lane
+        self._running: Background[tuple[str, float]] | None = None
+        self.wait(0.0)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until it has ended, at most so long (None: without end); tell whether it has."""
+        """Wait until it has ended, at most so long (None: without end); tell whether it has.
+
+        With 0 seconds it starts if it is its turn; whoever really waits for it does not wait for the others too.
+        """
+        if self._start is not None and (self._lane.free or seconds != 0):
+            start, self._start = self._start, None
+            self._running = start()
+            self._lane.enter()
+        if self._start is not None:
+            return False
         return self._running is None or self._running.wait(seconds)
 
-    def result(self) -> TrainedFold:
+    def result(self) -> T:
         """Wait for the fold with its model; raise ModelError where the training failed or its process died."""
+        self.wait()
         try:
             seconds = self._running.result()[1] if self._running else None
         except OSError as error:  # of the pipe to the process
             raise ModelError("the training failed", where=self.model_id, got=error) from error
-        return self._trained(self.fold, self.model_id, seconds)
+        return self._trained(seconds)
 
     def close(self) -> None:
-        """End its process, if there is one; a half-written model is never seen."""
+        """End its process, if there is one; a half-written model is never seen. A second time does nothing."""
+        self._start = None
         if self._running:
-            self._running.close()
+            running, self._running = self._running, None
+            self._lane.leave()
+            running.close()
 
 
 def check_promotable(
@@ -274,6 +314,20 @@ def fitting(registry: Registry, model_id: str, manifest: Mapping[str, Any], spec
     except ValueError as error:
         raise ModelError("weights do not fit the model", where=model_id, got=error) from error
     return model
+
+
+def load_with(registry: Registry, model_id: str, spec: ModelSpec, fallback: ModelSpec | None) -> Loaded:
+    """Return a model by the id that signals name, ready to predict, on the CPU where its id says that it fell back.
+
+    Raises ModelError if it is missing, damaged, or not of this specification's model and lookback.
+    """
+    name, _, device = model_id.partition(FALLEN_BACK)
+    manifest = registry.manifest(name)
+    if fallback and (device or manifest.get("settings") == _plain(fallback.settings)):
+        spec = fallback
+    if device and device != spec.settings.get("device", CPU):
+        raise ModelError("the model fell back to another device", where=model_id, expected=spec.settings["device"])
+    return Loaded(model_id, fitting(registry, name, manifest, spec), last_seen_of(manifest, name))
 
 
 def last_seen_of(manifest: Mapping[str, Any], model_id: str) -> date:

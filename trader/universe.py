@@ -140,8 +140,10 @@ def is_universe(market: str) -> bool:
 def refuse_universe(market: str, what: str) -> None:
     """Raise ConfigError where ``[run] market`` means many symbols, for what takes one."""
     if is_universe(market):
-        do = "name one symbol; `python -m trader backtest --market FILE.toml` trades many"
-        raise ConfigError(f"{what} takes one symbol, not a universe", where="[run] market", got=_shown(market), do=do)
+        do = "name one symbol; `backtest` and `paper open` with --market FILE.toml trade many"
+        raise ConfigError(
+            f"{what} takes one symbol, not a universe", where="[run] market", got=market_name(market), do=do
+        )
 
 
 def market_of(config: str) -> str:
@@ -153,8 +155,20 @@ def market_of(config: str) -> str:
     return str(json.loads(config or "{}").get("run", {}).get("market", ""))
 
 
-def _shown(market: str) -> str:
-    return market if is_file(market) else universe_of(market).name
+def market_name(market: str) -> str:
+    """Return what ``[run] market`` is called: the symbol, or the name of the universe whose text it is."""
+    return universe_of(market).name if "\n" in market else market
+
+
+def market_shown(market: str) -> str:
+    """Return ``market_name``, of a universe's text with the number of its symbols."""
+    symbols = symbols_of(market)
+    return f"{market_name(market)} ({len(symbols)} symbols)" if symbols else market
+
+
+def symbols_of(market: str) -> list[str]:
+    """Return the symbols of a universe's text, in its order; none for one symbol, which is no universe."""
+    return [member.symbol for member in universe_of(market)] if "\n" in market else []
 
 
 def universe_of(market: str) -> Universe:

@@ -5,8 +5,8 @@ store → universe scheduler → a window a symbol → trainer(s) and forecaster
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -33,13 +33,14 @@ from trader.parts import (
     workers_of,
 )
 from trader.progress import Stages, Watch, silent
+from trader.records import Control
 from trader.registry import Registry
 from trader.store import MarketStore
-from trader.training import ModelSpec
-from trader.universe import Universe, universe_of
+from trader.universe import universe_of
 from trader.universe_broker import UniverseSession, always_buy_universe, trade_universe
-from trader.universe_events import UniverseScheduler
-from trader.universe_forecast import Seen, UniverseForecasts, forecast_universe
+from trader.universe_events import Moments, UniverseScheduler
+from trader.universe_forecast import Overrides, Seen, UniverseForecasts, forecast_universe
+from trader.universe_host import forecast_daily
 from trader.universe_metrics import DecisionReport, evaluate_decisions
 from trader.universe_outcome import UniverseOutcome, universe_notes
 from trader.universe_recording import UniverseWriter, decisions_of, universe_run_facts
@@ -57,21 +58,28 @@ def backtest(
     last: date,
     *,
     watch: Watch = silent,
+    daily: bool = False,
     readers: Readers | None = None,
     as_asked: bool = False,
+    overrides: Overrides | None = None,
+    controls: Mapping[date, Control] | None = None,
+    abstain: Mapping[str, Mapping[date, str]] | None = None,
+    bars_known: Mapping[str, Moments] | None = None,
 ) -> UniverseOutcome:
     """Run one walk-forward backtest of a universe over the sessions first … last and write it into the ledger.
 
-    config: its market is a universe's file or its text.   readers: what reads the headlines; None takes what the
-    config names.   as_asked: keep the strategy long_short, which trades one symbol, and so refuse it; else top_k
-    stands in for it, which the notes then say.
+    config: its market is a universe's file or its text.   daily: forecast session by session instead of by folds;
+    slower, the same signals.   readers: what reads the headlines; None takes what the config names.
+    as_asked: keep the strategy long_short, which trades one symbol, and so refuse it; else top_k stands in for it,
+    which the notes then say.
+    overrides, controls, abstain, bars_known: what befell an account, as ``trader.engine.backtest`` has them, all but
+    the controls by symbol.
     Raises TraderError for anything that a user can mend; the ledger then keeps what was whole.
     """
     stages, home = Stages(watch), Home(home_folder)
     universe = universe_of(config.run.market)
-    stood_in = config.run.strategy == ONE_MARKETS_DEFAULT and not as_asked
-    if stood_in:
-        config = config.with_run(strategy=DEFAULT_STRATEGY)
+    asked, config = config.run.strategy, config if as_asked else with_strategy(config)
+    stood_in = config.run.strategy != asked
     check_possible(config)
     strategy = strategy_of(config)
     check_chats(config)
@@ -79,11 +87,38 @@ def backtest(
     readers = readers or readers_of(config, home)
     spec = model_spec(config, config.run.model, readers.texts_id)
     rivals = [one for one in rivals_of(config, readers.texts_id) if one.name != FACTS]
-    seen, span = _read(config, home, universe, readers, spec, first, last, stages)
     registry, workers = Registry(home.models), workers_of(config)
-    made, *beside = [forecast_universe(config, seen, one, registry, workers, stages) for one in (spec, *rivals)]
-    work = _Work(config, home, seen, span, made, beside, strategy, last, stood_in)
+    windows = windows_of(config, universe, readers)
+    calendar, used = next(iter(windows.values())).calendar, overrides or {}
+    with MarketStore.open(home.store) as store:
+        with stages("data"):
+            stocked = stock_universe(store, universe, config.run.news)
+        with store.snapshot():  # an import in the middle of a run must not mix two sets of data
+            span = universe_span(store, calendar, config, stocked, first, last, spec.lookback, bars_known)
+            scheduler = UniverseScheduler(
+                store,
+                calendar,
+                stocked,
+                spec=config.walkforward,
+                abstain=abstain,
+                bars_known=bars_known,
+                max_silence=config.risk.max_news_silence,
+            )
+            seen = Seen.of(universe, span.span, windows, calendar)
+            if daily:
+                made = forecast_daily(config, seen, spec, registry, scheduler, stages, used)
+            else:
+                _read(scheduler, seen, stages)
+    if not daily:
+        made = forecast_universe(config, seen, spec, registry, workers, stages, used)
+    beside = [forecast_universe(config, seen, one, registry, workers, stages) for one in rivals]
+    work = _Work(config, home, seen, span, made, beside, strategy, last, stood_in, controls or {})
     return _trade(work, stages)
+
+
+def with_strategy(config: Config) -> Config:
+    """Return the config with top_k in the place of long_short, which is the default and trades one symbol."""
+    return config.with_run(strategy=DEFAULT_STRATEGY) if config.run.strategy == ONE_MARKETS_DEFAULT else config
 
 
 def check_possible(config: Config) -> None:
@@ -119,64 +154,30 @@ class _Work:
     strategy: tuple[type[Any], Any]
     last: date
     stood_in: bool
-    days: list[UniverseSession] = field(default_factory=list)
+    controls: Mapping[date, Control]
 
 
-def _read(
-    config: Config,
-    home: Home,
-    universe: Universe,
-    readers: Readers,
-    spec: ModelSpec,
-    first: date,
-    last: date,
-    stages: Stages,
-) -> tuple[Seen, UniverseSpan]:
-    """Send the events of all sessions down to the windows; note what cannot be decided, and which bars came late."""
-    windows = windows_of(config, universe, readers)
-    calendar = next(iter(windows.values())).calendar
-    with MarketStore.open(home.store) as store:
-        with stages("data"):
-            stocked = stock_universe(store, universe, config.run.news)
-        with store.snapshot():  # an import in the middle of a run must not mix two sets of data
-            span = universe_span(store, calendar, config, stocked, first, last, spec.lookback)
-            scheduler = UniverseScheduler(
-                store, calendar, stocked, spec=config.walkforward, max_silence=config.risk.max_news_silence
-            )
-            seen = Seen(
-                universe,
-                span.span,
-                windows,
-                calendar,
-                {symbol: {} for symbol in windows},
-                {symbol: set() for symbol in windows},
-            )
-            with stages("read") as step:
-                _take(scheduler, seen, step)
+def _read(scheduler: UniverseScheduler, seen: Seen, stages: Stages) -> None:
+    """Send the events of all sessions down to the windows; note what cannot be decided, and which bars came late.
+
+    Nothing is read ahead: each session's row is what the store's as_of(decide_at) gave for it.
+    """
+    span, before = seen.span, None
+    days = (span.last - span.pump).days + 1
+    with stages("read") as step:
+        for symbol, event in scheduler.events(span.pump, span.last):
+            if isinstance(event, NewsArrived | BarClosed):
+                seen.windows[symbol].update(event)
+            elif isinstance(event, DecisionDue) and event.session != before:
+                step((event.session - span.pump).days + 1, days, str(event.session))
+                before = event.session
+            seen.note(symbol, event)
     with stages("embed") as step:
         resolve_all(
-            windows.values(),
+            seen.windows.values(),
             lambda done, total: step(done, total, "texts"),
             lambda done, total: step(done, total, "sentiment scores"),
         )
-    return seen, span
-
-
-def _take(scheduler: UniverseScheduler, seen: Seen, step: Any) -> None:
-    """Nothing is read ahead: each session's row is what the store's as_of(decide_at) gave for it."""
-    span = seen.span
-    days, before = (span.last - span.pump).days + 1, None
-    for symbol, event in scheduler.events(span.pump, span.last):
-        if isinstance(event, NewsArrived | BarClosed):
-            seen.windows[symbol].update(event)
-            if isinstance(event, BarClosed) and event.at > seen.calendar.decide_at(event.session):
-                seen.late[symbol].add(seen.calendar.index(event.session))
-        elif isinstance(event, DecisionDue):
-            if event.session != before:
-                step((event.session - span.pump).days + 1, days, str(event.session))
-                before = event.session
-            if event.missing:
-                seen.missing[symbol][event.session] = event.missing
 
 
 def _trade(work: _Work, stages: Stages) -> UniverseOutcome:
@@ -194,7 +195,10 @@ def _trade(work: _Work, stages: Stages) -> UniverseOutcome:
             ledger.add_folds(run, made.folds)
             with stages("broker"):
                 kind, params = work.strategy
-                trading = trade_universe(symbols, days, kind, params, *how, on_session=writer, risk=config.risk)
+                traded = {day: one for day, one in work.controls.items() if day in made.signals}
+                trading = trade_universe(
+                    symbols, days, kind, params, *how, on_session=writer, risk=config.risk, controls=traded
+                )
                 stages.seconds["broker"] = -writer.seconds  # what the ledger took in between is not the broker's
             writer.flush()
             stages.seconds["ledger"] = writer.seconds
@@ -220,11 +224,15 @@ def _trade(work: _Work, stages: Stages) -> UniverseOutcome:
 
 
 def days_of(seen: Seen, made: UniverseForecasts) -> list[UniverseSession]:
-    """Return what the broker is given of each session: the bars that came, and the signals of all symbols."""
+    """Return what the broker is given of each session: the bars that came in time, and the signals of all symbols.
+
+    A bar that came late is none here: the other symbols' orders of that session were decided without it.
+    """
     bars: dict[date, dict[str, Any]] = {session: {} for session in made.sessions}
     for symbol, window in seen.windows.items():
-        for session, bar in zip(window.sessions, window.bars, strict=True):
-            if session in bars:
+        late = seen.late.get(symbol, ())
+        for number, session, bar in zip(window.numbers, window.sessions, window.bars, strict=True):
+            if session in bars and number not in late:
                 bars[session][symbol] = bar
     return [
         UniverseSession(

@@ -11,7 +11,7 @@ from datetime import date, datetime
 
 from trader.clock import Calendar
 from trader.config import WalkForward
-from trader.events import Event
+from trader.events import Bar, Event, RetrainDue
 from trader.scheduler import Scheduler, recent_bars
 from trader.store import MarketStore
 from trader.universe import Universe
@@ -68,9 +68,13 @@ class UniverseScheduler:
         """
         for session in self._calendar.sessions(first, last):
             yield from self.until_decision(session)
-            retrain = next(iter(self.of_symbol.values())).retraining(session)
+            retrain = self.retraining(session)
             if retrain is not None:
                 yield WHOLE, retrain
+
+    def retraining(self, session: date) -> RetrainDue | None:
+        """Return the event that ends a session on which models are to be trained, None on the others."""
+        return next(iter(self.of_symbol.values())).retraining(session)
 
     def until_decision(self, session: date) -> Iterator[tuple[str, Event]]:
         """Yield the session's events up to the last symbol's decision."""
@@ -79,3 +83,23 @@ class UniverseScheduler:
         for symbol, scheduler in self.of_symbol.items():
             for event in scheduler.until_decision(session, view, recent[self._prices[symbol]]):
                 yield symbol, event
+
+    def texts_so_far(self, session: date, at: datetime) -> list[str]:
+        """Return the headlines of a session, of all symbols, that were known at an instant before its cutoff."""
+        view = self._store.as_of(at)
+        batches = [scheduler.news_so_far(session, at, view) for scheduler in self.of_symbol.values()]
+        return list(dict.fromkeys(text for batch in batches for text in batch.headline))
+
+    def bars_in_time(self, session: date) -> dict[str, Bar]:
+        """Return by symbol the bars of a session that were known when it was decided."""
+        found = {symbol: scheduler.bar(session) for symbol, scheduler in self.of_symbol.items()}
+        return {symbol: bar for symbol, bar in found.items() if bar is not None}
+
+    def late_bars(self, session: date, by: date) -> dict[str, Bar]:
+        """Return by symbol the bars of a session that came after its decision and by that of another session.
+
+        One that the store learned of later and dates back to the session itself is none of them.
+        """
+        decided_at = self._calendar.decide_at(session)
+        found = {symbol: scheduler.bar_by(session, by) for symbol, scheduler in self.of_symbol.items()}
+        return {symbol: bar for symbol, bar in found.items() if bar is not None and bar.known_at > decided_at}

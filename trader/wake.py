@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from trader.errors import SourceError, TimeError
-from trader.paper import Service
+from trader.service import AccountService
 
 TICK_SECONDS = 20
 
@@ -73,7 +73,7 @@ class Bell:
         os.close(self._rope)
 
 
-def serve(service: Service, bell: Bell, poll: Callable[[], None], log: Callable[..., None]) -> None:
+def serve(service: AccountService[Any], bell: Bell, poll: Callable[[], None], log: Callable[..., None]) -> None:
     """Decide whatever comes due until the bell is stopped; the transaction at hand is finished first.
 
     poll: asks the feeds that are due, before each look at the calendar. A clock that went backwards, a feed that fails

@@ -22,9 +22,9 @@ from trader.live_feeds import feeds_of
 from trader.logs import Log
 from trader.notify import Notifier
 from trader.outcome import Home
-from trader.paper import Told
 from trader.polling import Poller
 from trader.running import LOCKED_SECONDS, World
+from trader.service import Told
 from trader.store import MarketStore
 
 # What the service calls it → what is told; what is not here is told to nobody.

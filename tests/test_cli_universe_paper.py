@@ -1,0 +1,71 @@
+"""The commands of a paper account of a universe: opened, replayed, shown in 100 columns, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import a_universe, builders
+from tests.a_universe import DAYS, FIRST, UNIVERSE
+from trader import cli, running, universe_engine
+
+Say = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Say:
+    monkeypatch.delenv("TRADER_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for room in (universe_engine, running):
+        monkeypatch.setattr(room, "readers_of", lambda config, home: builders.readers())
+    a_universe.fill(tmp_path / "home")
+    (tmp_path / "toys.toml").write_text(UNIVERSE)
+    (tmp_path / "config.toml").write_text(
+        f'[run]\nnews = "toy"\nmodel = "{a_universe.POOLED}"\nlookback = 3\n'
+        "[walkforward]\ntrain = 20\nvalidation = 10\nstep = 10\n[inputs]\ndecide_minutes = 30\n"
+        "[compute]\nworkers = 1\n[evaluation]\nresamples = 100\nrivals = []\n[strategy.top_k]\nk = 1\n"
+    )
+
+    def command(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main([*(str(word) for word in words), "--home", "home"])
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def test_an_account_of_many_symbols_is_opened_replayed_shown_and_compared(say: Say) -> None:
+    days = ("--from", FIRST, "--to", DAYS[90])
+    assert say("backtest", "--market", "toys.toml", *days, "--daily")[0] == 0
+    code, out, err = say("paper", "open", "many", "--market", "toys.toml", "--from", FIRST)
+    assert code == 0, err
+    assert "toys (3 symbols), top_k" in out
+    code, out, err = say("paper", "replay", "many", "--to", DAYS[90])
+    assert code == 0 and "21 decisions replayed." in out, err
+    code, shown, _ = say("paper", "status", "many")
+    lines = shown.splitlines()
+    assert "on toys (3 symbols), news toy" in shown
+    [held] = [line for line in lines if line.startswith("Holds ")]
+    assert " of 3 symbols, of equity: " in held and "%" in held
+    assert f"Decided 1 of 3 symbols on {DAYS[90]}; not A, B" in shown, "their bars came late"
+    assert max(map(len, (held, *lines[:1]))) <= 100
+    assert " toys " in say("paper", "status")[1]
+    code, out, err = say("backtest", "--as-account", "many")
+    assert code == 0, err
+    assert "Every signal, order, fill, holding and equity is the same." in out
+    assert say("paper", "halt", "many")[0] == 0
+
+
+def test_what_an_account_of_many_symbols_cannot_have_is_refused_in_one_line(say: Say) -> None:
+    assert say("paper", "open", "many", "--market", "toys.toml", "--from", FIRST)[0] == 0
+    for words, said in (
+        (("paper", "open", "other", "--market", "nowhere.toml"), "cannot be read"),
+        (("paper", "open", "other", "--market", "toys.toml", "--strategy", "long_only"), "trades one symbol"),
+        (("paper", "open", "other", "--market", "toys.toml", "--execution", "close"), "decide_minutes"),
+        (("models", "promote", "tiny-1", "--account", "many"), "takes one symbol, not a universe"),
+        (("models", "rollback", "--account", "many"), "takes one symbol, not a universe"),
+    ):
+        code, _, err = say(*words)
+        assert code == 2 and said in err and err.count("\n") == 1, err
