@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from models.base import FitReport
+from models.base import Days, FitReport
 from models.panel import Part
 from tests import builders
 from trader import universe_engine
@@ -103,4 +103,28 @@ class GatedPooledModel(builders.TinyPooledModel):
         gate = Path(os.environ["TRADER_TEST_GATE"])
         while not gate.exists():
             time.sleep(0.02)
+        return super().fit_panel(parts, seed)
+
+
+def _fail_once() -> None:
+    """Fail where the file that TRADER_TEST_FAILS names is there, and take it away."""
+    fails = Path(os.environ["TRADER_TEST_FAILS"])
+    if fails.exists():
+        fails.unlink()
+        raise ValueError("a training that fails once")
+
+
+class FailingModel(builders.TinyModel):
+    """A TinyModel of which one training fails."""
+
+    def fit(self, days: Days, train: range, validation: range, seed: int) -> FitReport:
+        _fail_once()
+        return super().fit(days, train, validation, seed)
+
+
+class FailingPooledModel(builders.TinyPooledModel):
+    """A TinyPooledModel of which one training fails."""
+
+    def fit_panel(self, parts: Sequence[Part], seed: int) -> FitReport:
+        _fail_once()
         return super().fit_panel(parts, seed)

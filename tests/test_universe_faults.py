@@ -107,6 +107,26 @@ def test_a_model_that_is_damaged_at_a_start_keeps_its_symbol_alone_from_a_decisi
     the_same(rows(home, run), rows(home, its_backtest(home, TINY, DAYS[T + 6])))
 
 
+@pytest.mark.parametrize("model", ["tests.a_universe:FailingModel", "tests.a_universe:FailingPooledModel"])
+def test_a_training_that_fails_is_tried_again_a_session_later_and_the_model_before_decides_until_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    fails = tmp_path / "fails"
+    monkeypatch.setenv("TRADER_TEST_FAILS", str(fails))
+    home = a_universe.fill(tmp_path)
+    backtest(home, model, DAYS[T])  # so that the first models are there
+    run = an_account(home, model)
+    replayed(home, DAYS[T - 1])
+    fails.touch()
+    replayed(home, DAYS[T + 4])
+    whose = "" if "Pooled" in model else "A"
+    events = kept(home)[1]
+    assert [(one.session, one.symbol) for one in events if one.kind == "training failed"] == [(DAYS[T], whose)]
+    used = [one.session for one in events if one.kind == "use" and one.symbol == whose]
+    assert used == [DAYS[T + 1], DAYS[T + 2]]
+    the_same(rows(home, run), rows(home, its_backtest(home, model, DAYS[T + 4])))
+
+
 def test_what_is_read_ahead_changes_no_row(tmp_path: Path) -> None:
     home = a_universe.fill(tmp_path)
     outcome = backtest(home, POOLED, DAYS[80])

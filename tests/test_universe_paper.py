@@ -84,7 +84,7 @@ def test_an_account_that_stopped_goes_on_with_the_models_that_it_had(tmp_path: P
     home = a_universe.fill(tmp_path)
     outcome = backtest(home, model)
     run = an_account(home, model)
-    ends = (72, 78, 79, 82, 83, 90, 91, 99, 100, 101, 110, 118)  # beside holes, late bars and retrainings
+    ends = (72, 77, 78, 79, 82, 83, 87, 90, 91, 97, 98, 110, 118)  # at holes, late bars and retrainings
     assert sum(replayed(home, DAYS[at]) for at in ends) == len(CALENDAR.sessions(FIRST, LAST))
     the_same(rows(home, run), rows(home, outcome.run))
     adopted = [(event.session, event.symbol) for event in kept(home)[1] if event.kind == "adopted"]
