@@ -2,8 +2,9 @@
 
     python -m tests.kill_harness HOME ACCOUNT LAST --kind instant --times 50 --seed 1
 
-Everything but torch is imported once; each service is a fork of that, so a start costs milliseconds. It is killed by
-SIGKILL, either by itself at a boundary or by the harness at a random instant:
+Everything but torch (with --tiny, where no language model reads, torch and MSMF too) is imported once; each service is
+a fork of that, so a start costs milliseconds. It is killed by SIGKILL, either by itself at a boundary or by the harness
+at a random instant:
     transaction   right before a BEGIN, right before a COMMIT, or at the first statement after one
     rename        right before a file is renamed (models that are written)
     job           when the bell rings, in the thread of APScheduler
@@ -100,11 +101,12 @@ def arm_training(milliseconds: int) -> None:
     training.Background.__init__ = deadly  # type: ignore[method-assign]
 
 
-def preload() -> None:
+def preload(tiny: bool) -> None:
     """Import and compute what each life would have to, for a life that ends before it has begun tries nothing."""
     from importlib import import_module
 
-    for name in ("sqlite_utils", "trader.cerebro", *(path.partition(":")[0] for path in STRATEGIES.values())):
+    models = ("models.msmf.model", "tests.builders") if tiny else ()
+    for name in ("sqlite_utils", "trader.cerebro", *(path.partition(":")[0] for path in STRATEGIES.values()), *models):
         import_module(name)
     Calendar()
 
@@ -191,15 +193,20 @@ def child(work: Callable[[], None], *closed: int) -> int:
     return pid
 
 
-def beating(clock: Clock, beat: int) -> World:
+def beating(clock: Clock, beat: int, tiny: bool) -> World:
     """Return a world that writes a byte into a pipe at the service's start and after each decision."""
+    readers = None
+    if tiny:
+        from tests import builders
+
+        readers = builders.readers()
 
     def log(event: str, **facts: object) -> None:
         with suppress(BlockingIOError):  # nobody counts any more, and the pipe is full
             os.write(beat, b".")
 
     os.set_blocking(beat, False)
-    return World(clock=clock, patient=True, log=log)
+    return World(clock=clock, patient=True, log=log, readers=readers)
 
 
 ARMS = {"transaction": arm_transaction, "rename": arm_rename, "training": arm_training}
@@ -214,9 +221,10 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=60, help="that one life lasts: boundaries, milliseconds, or beats")
+    parser.add_argument("--tiny", action="store_true", help="read with texts and sentiment that need no language model")
     options = parser.parse_args()
     rng, home, killed, lives = random.Random(options.seed), Home(options.home), 0, 0
-    preload()
+    preload(options.tiny)
     decided, advanced, striker = decisions(home), 0, Striker(rng)
 
     while True:
@@ -230,7 +238,7 @@ def main() -> None:
                 return
             if armed and options.kind in ARMS:
                 ARMS[options.kind](at)
-            replay(home, options.account, None, options.last, lambda clock: beating(clock, beat))
+            replay(home, options.account, None, options.last, lambda clock: beating(clock, beat, options.tiny))
 
         pid = child(work, pulse)
         os.close(beat)
