@@ -2,8 +2,9 @@
 
     python -m tests.kill_harness HOME ACCOUNT LAST --kind instant --times 50 --seed 1
 
-Everything but torch is imported once; each service is a fork of that, so a start costs milliseconds. It is killed by
-SIGKILL, either by itself at a boundary or by the harness at a random instant:
+Everything but torch (with --tiny, where no language model reads, torch and MSMF too) is imported once; each service is
+a fork of that, so a start costs milliseconds. It is killed by SIGKILL, either by itself at a boundary or by the harness
+at a random instant:
     transaction   right before a BEGIN, right before a COMMIT, or at the first statement after one
     rename        right before a file is renamed (models that are written)
     job           when the bell rings, in the thread of APScheduler
@@ -11,7 +12,7 @@ SIGKILL, either by itself at a boundary or by the harness at a random instant:
                   one for an even number, its second one for an odd number
     instant       at any instant of a start, or of a decision: the harness follows each life by its beats (started,
                   decided, decided …), so that a busy machine does not turn all of them into kills of a start
-With --models an account's own models decide, with the tests' readers; they should be in the registry already.
+With --tiny the tests' readers read, so that an account's own models decide; they should be in the registry already.
 Prints how many were killed, how many of those had decided something before, how many lives there were, and whether
 torch was ever loaded in a service, as JSON.
 """
@@ -40,7 +41,7 @@ from trader.account import Accounts
 from trader.clock import Calendar, Clock, SimulatedClock, WallClock
 from trader.ledger import Ledger
 from trader.outcome import Home
-from trader.parts import STRATEGIES, Readers
+from trader.parts import STRATEGIES
 from trader.running import World, replay, running
 from trader.wake import Bell, serve
 
@@ -102,11 +103,12 @@ def arm_training(milliseconds: int) -> None:
     training.Background.__init__ = deadly  # type: ignore[method-assign]
 
 
-def preload() -> None:
+def preload(tiny: bool) -> None:
     """Import and compute what each life would have to, for a life that ends before it has begun tries nothing."""
     from importlib import import_module
 
-    for name in ("sqlite_utils", "trader.cerebro", *(path.partition(":")[0] for path in STRATEGIES.values())):
+    models = ("models.msmf.model", "tests.builders") if tiny else ()
+    for name in ("sqlite_utils", "trader.cerebro", *(path.partition(":")[0] for path in STRATEGIES.values()), *models):
         import_module(name)
     Calendar()
 
@@ -193,8 +195,9 @@ def child(work: Callable[[], None], *closed: int) -> int:
     return pid
 
 
-def beating(clock: Clock, beat: int, readers: Readers | None = None) -> World:
+def beating(clock: Clock, beat: int, tiny: bool) -> World:
     """Return a world that writes a byte into a pipe at the service's start and after each decision."""
+    readers = builders.readers() if tiny else None
 
     def log(event: str, **facts: object) -> None:
         with suppress(BlockingIOError):  # nobody counts any more, and the pipe is full
@@ -216,10 +219,10 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=60, help="that one life lasts: boundaries, milliseconds, or beats")
-    parser.add_argument("--models", action="store_true")
+    parser.add_argument("--tiny", action="store_true", help="read with texts and sentiment that need no language model")
     options = parser.parse_args()
     rng, home, killed, lives = random.Random(options.seed), Home(options.home), 0, 0
-    preload()
+    preload(options.tiny)
     decided, advanced, striker = decisions(home), 0, Striker(rng)
 
     while True:
@@ -233,8 +236,7 @@ def main() -> None:
                 return
             if armed and options.kind in ARMS:
                 ARMS[options.kind](at)
-            readers = builders.readers() if options.models else None
-            replay(home, options.account, None, options.last, lambda clock: beating(clock, beat, readers))
+            replay(home, options.account, None, options.last, lambda clock: beating(clock, beat, options.tiny))
 
         pid = child(work, pulse)
         os.close(beat)

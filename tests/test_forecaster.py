@@ -38,7 +38,8 @@ def signals(outcome: Outcome) -> list[Signal]:
 
 
 @pytest.mark.parametrize(
-    ("model", "lookback"), [("finin", 3), ("finin", 1), ("finin", 10), ("logistic", 5), (TINY, 1), (TINY, 10)]
+    ("model", "lookback"),
+    [("finin", 3), ("finin", 1), ("finin", 10), ("logistic", 5), ("msmf", 3), ("msmf", 1), (TINY, 1), (TINY, 10)],
 )
 def test_day_by_day_writes_the_same_signals_and_ledger_as_by_folds(tmp_path: Path, model: str, lookback: int) -> None:
     home = builders.a_home(tmp_path)

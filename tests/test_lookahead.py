@@ -15,6 +15,7 @@ from models.base import Days
 from tests import builders
 from trader import engine
 from trader.events import NewsBatch, Signal
+from trader.registry import Registry
 from trader.training import Trainer
 from trader.window import Window
 
@@ -42,12 +43,16 @@ def _after_cut(signals: list[Signal]) -> list[float | None]:
     return [signal.p_up for signal in signals if signal.session > CUT]
 
 
-@pytest.mark.parametrize("model", ["finin", "logistic"])
-def test_a_new_future_changes_no_signal_before_it(tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize("model", ["finin", "logistic", "msmf"])
+def test_a_new_future_changes_no_signal_before_it_and_no_model_trained_before_it(tmp_path: Path, model: str) -> None:
     one = _signals(tmp_path / "one", future=1, model=model)
     other = _signals(tmp_path / "other", future=2, model=model)
-    assert len({signal.model_id for signal in _until_cut(one)}) >= 3
+    trained = {signal.model_id for signal in _until_cut(one)}
+    assert len(trained) >= 3
     assert _until_cut(one) == _until_cut(other)
+    for name in trained:
+        mine, theirs = (Registry(tmp_path / home / "models").load(name) for home in ("one", "other"))
+        assert all(np.array_equal(array, theirs[key], equal_nan=True) for key, array in mine.items())
     assert _after_cut(one) != _after_cut(other), "the futures must differ, or nothing was tested"
 
 

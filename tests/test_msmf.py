@@ -153,6 +153,24 @@ def test_a_modality_that_is_taken_away_leaves_no_trace_of_what_it_said() -> None
     assert not np.array_equal(model.predict(on, TEST).p_up, model.predict(other, TEST).p_up)
 
 
+@pytest.mark.parametrize("completion", ["rbm", "zero", "forward"])
+def test_a_day_whose_text_is_taken_away_is_forecast_as_one_that_never_had_any(completion: str) -> None:
+    on, settings = days(silent=0.0), {"completion": completion, "missing_text": 0.5}
+    model, whole = trained(on, **settings), Msmf(MsmfConfig(**SMALL | settings | {"missing_text": 0.0}))
+    whole.load(model.weights())
+    gone = removed(on, np.arange(len(on)), "text", 0.5)
+    kept = np.repeat(~gone, np.diff(on.news_offset))
+    hushed = replace(
+        on,
+        news_offset=np.concatenate([[0], np.cumsum(np.diff(on.news_offset) * ~gone)]),
+        news_text=on.news_text[kept],
+        news_sentiment=on.news_sentiment[kept],
+    )
+    p_up = model.predict(on, TEST).p_up
+    assert np.array_equal(p_up, whole.predict(hushed, TEST).p_up)
+    assert not np.isin(p_up[gone[list(TEST)]], whole.predict(on, TEST).p_up).any(), "the texts must tell something"
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -246,11 +264,13 @@ def test_texts_of_another_language_model_are_refused() -> None:
 
 def test_nothing_of_the_validation_days_but_when_to_stop_reaches_the_weights() -> None:
     # One epoch cannot stop earlier, so whatever validation says the same weights are kept.
-    one, settings = days(), {"epochs": 1, "pretrain_epochs": 1}
+    settings = {"epochs": 1, "pretrain_epochs": 1}
+    rows = np.random.default_rng(9).normal(size=(80, D)).astype(np.float32)
+    rows[40:] = 5 + 3 * rows[40:]  # words that no training day knows, far from all that one does
+    one, other = replace(days(), texts=InMemory(rows)), days(seed=8)
     first, later = VALIDATION.start, int(one.news_offset[VALIDATION.start])
-    other = days(seed=8)
     texts, sentiment = one.news_text.copy(), one.news_sentiment.copy()
-    texts[later:], sentiment[later:] = texts[later:][::-1], [0.9, 0.1, 0.0]
+    texts[later:], sentiment[later:] = texts[later:] + 40, [0.9, 0.1, 0.0]
     changed = replace(
         one,
         market=np.concatenate([one.market[:first], other.market[first:]]),

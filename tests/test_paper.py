@@ -38,6 +38,13 @@ def world(clock: Clock, **around: Any) -> World:
     return World(clock=clock, patient=True, readers=builders.readers(), **around)
 
 
+# Its expected returns decide, and not its sides alone.
+BY_RETURNS: dict[str, Any] = {
+    "run": {"strategy": "vol_target"},
+    "strategy": {"vol_target": {"edge": "expected_return", "lookback": 3}},
+}
+
+
 def an_account(home: Path, name: str = "acct", *, first: date = FIRST, signals: str | None = None, **how: Any) -> int:
     clock = SimulatedClock(builders.NOW)
     account = running.open_account(Home(home), name, builders.config(**how), clock, first=first, signals_run=signals)
@@ -60,6 +67,16 @@ def test_a_replayed_account_writes_the_rows_of_the_backtest(tmp_path: Path, mode
     outcome = backtest(home, model=model, strategy=strategy)
     assert len({signal.model_id for signal in outcome.forecasts.signals}) >= 3
     run = an_account(home, model=model, strategy=strategy)
+    assert replayed(home) == 23
+    assert ledger_hash(home, run) == outcome.ledger_hash
+
+
+def test_an_account_of_msmf_that_trains_its_own_writes_the_rows_of_the_backtest(tmp_path: Path) -> None:
+    outcome = backtest(builders.a_home(tmp_path / "backtest"), model="msmf", **BY_RETURNS)
+    assert len({signal.model_id for signal in outcome.forecasts.signals}) >= 3
+    assert outcome.trading.fills > 5
+    home = builders.a_home(tmp_path / "account")
+    run = an_account(home, model="msmf", **BY_RETURNS)
     assert replayed(home) == 23
     assert ledger_hash(home, run) == outcome.ledger_hash
 

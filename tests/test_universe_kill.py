@@ -71,7 +71,7 @@ def test_a_killed_service_goes_on_with_the_models_that_the_rule_says(
     folder, runs = home
     name = "pooled" if model == POOLED else "each"
     run = opened(folder, name, model, None)
-    said = killed(folder, name, "--models", kind="transaction", times=6, most=30, seed=3)
+    said = killed(folder, name, "--tiny", kind="transaction", times=6, most=30, seed=3)
     assert said["killed"] == 6
     the_same(rows(folder, run), rows(folder, runs[model]))
     assert whole(folder)
