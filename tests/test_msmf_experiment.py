@@ -199,7 +199,7 @@ def test_a_difference_is_called_better_only_after_holm() -> None:
 
     assert difference(0.02, 0.01).verdict == "better" and difference(-0.02, 0.01).verdict == "worse"
     assert difference(-0.02, 0.01, "rmse").verdict == "better" and BETTER["rmse"] == -1
-    assert difference(0.02, 0.2).verdict == "better, but not after Holm"
+    assert difference(0.02, 0.2).verdict == "better, not by Holm"
 
 
 def test_p_values_are_adjusted_over_all_comparisons_of_a_market(done: tuple[Path, ExperimentRow]) -> None:

@@ -86,10 +86,13 @@ def _table(results: Results, table: int, market: str) -> Table:
 
 def _differences(results: Results, told: Sequence[Difference]) -> Table:
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    alone = len(results.markets) == 1  # its name stands above every table
     for at, name in enumerate(("table", "market", "row", "", "difference [95 %]", "p, Holm", "MSMF is")):
-        made.add_column(name, justify="right" if at in (4, 5) else "left")
+        if not (alone and name == "market"):
+            made.add_column(name, justify="right" if at in (4, 5) else "left")
     for one in told:
-        made.add_row(*_words(results, one))
+        table, market, *rest = _words(results, one)
+        made.add_row(table, *([] if alone else [market]), *rest)
     return made
 
 

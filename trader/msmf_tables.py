@@ -52,7 +52,7 @@ class Difference:
         word = "better" if self.found.value * BETTER[self.score] > 0 else "worse"
         if self.adjusted is not None and self.adjusted < CONVINCING:
             return word
-        return f"{word}, but not after Holm" if low > 0 or high < 0 else "cannot be told"
+        return f"{word}, not by Holm" if low > 0 or high < 0 else "cannot be told"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
