@@ -23,7 +23,7 @@ from trader.experiment_panel import PanelInputs, load_panel, plan_panel_cell
 from trader.methods import Reading
 from trader.methods_msmf import AS_IN_THE_PAPER, TABLES, methods
 from trader.msmf_page import as_csv, as_markdown, terminal
-from trader.msmf_tables import Difference, Results, measure, sentences
+from trader.msmf_tables import CONVINCING, FINE, Difference, Results, measure, sentences
 from trader.outcome import Home
 from trader.progress import Stages, silent
 from trader.scores import BETTER
@@ -200,6 +200,13 @@ def test_a_difference_is_called_better_only_after_holm() -> None:
     assert difference(0.02, 0.01).verdict == "better" and difference(-0.02, 0.01).verdict == "worse"
     assert difference(-0.02, 0.01, "rmse").verdict == "better" and BETTER["rmse"] == -1
     assert difference(0.02, 0.2).verdict == "better, not by Holm"
+
+
+def test_the_draws_are_so_many_that_a_clear_difference_passes_holm(done: tuple[Path, ExperimentRow]) -> None:
+    results = measured(*done)  # its settings ask for 100 draws
+    known = [one.found.p_value for one in results.differences if one.found.p_value is not None]
+    assert len(known) > 50 and FINE * len(known) * CONVINCING > 2 * len(known)
+    assert any(0 < p % (2 / 101) < 2 / 101 - 1e-9 for p in known), "finer than 100 draws allow"
 
 
 def test_p_values_are_adjusted_over_all_comparisons_of_a_market(done: tuple[Path, ExperimentRow]) -> None:

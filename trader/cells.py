@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS cells (
   validation_accuracy REAL,           -- share
   epochs INTEGER NOT NULL,
   best_epoch INTEGER NOT NULL,
-  seconds REAL NOT NULL,              -- wall time of training and forecast
+  seconds REAL NOT NULL,              -- of the processor, for training and forecast
   made_at INTEGER NOT NULL            -- µs UTC
 ) STRICT, WITHOUT ROWID""",
     """
