@@ -131,6 +131,18 @@ def test_with_every_modality_present_completion_changes_nothing(completion: str)
     assert not torch.equal(filled[~some], x[~some])
 
 
+def test_the_pairs_of_an_untrained_network_add_little_and_its_first_step_lets_them_learn_for_each_task() -> None:
+    torch.manual_seed(0)
+    net = Network(MsmfConfig(**SMALL), D, F).eval()
+    x, present = torch.randn(400, 6, 16), torch.ones(400, 6, dtype=torch.bool)  # standardised, as the pairs see them
+    assert net.pairs is not None
+    added = net.pairs(x)  # (400, 2)
+    assert float(added.detach().square().mean().sqrt()) <= 0.1  # log odds, and deviations of the return
+    net.loss(net(x, present).outputs, torch.arange(400) % 2.0, torch.randn(400)).backward()  # type: ignore[no-untyped-call]
+    steps = net.pairs.out.grad
+    assert steps is not None and (steps != 0).all() and not torch.equal(steps[0], steps[1])
+
+
 def test_forward_filling_takes_the_last_value_that_was_there_and_looks_no_further_than_it_may() -> None:
     x = torch.arange(5.0).view(5, 1, 1)
     present = torch.tensor([True, True, False, False, False])[:, None]
