@@ -79,7 +79,8 @@ def fill(home: Path, future: int = 0, nudged: str = "") -> None:
     with MarketStore.open(home / "market.db", clock=SimulatedClock(builders.NOW)) as store:
         for symbol in SYMBOLS:
             bars = market(symbol, future)
-            bars[60] = replace(bars[60], high=bars[60].high * 1.01) if symbol == nudged else bars[60]
+            if symbol == nudged:
+                bars[60] = replace(bars[60], high=bars[60].high * 1.01)
             store.add_bars(bars, source="made here")
         rows = NewsRows(news=made, row=np.arange(1, len(made) + 1), rejected=())
         store.add_news("toy", [rows], source=FileSource(name="made here", options=str(future)))
@@ -374,3 +375,15 @@ def test_the_commands_refuse_in_one_line(say: Say) -> None:
     ):
         code, _, err = say(*words)
         assert code == 2 and said in err and err.count("\n") == 1, err
+
+
+def test_a_symbol_that_is_listed_after_the_run_abstains_to_its_end_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(LISTED, "LATE", 160)
+    outcome = run(tmp_path, "logistic", DAYS[150])
+    with Ledger.open(outcome.home.ledger, read_only=True) as ledger:
+        said = ledger.between("signals", outcome.run, date.min, DAYS[150])
+    assert {row["p_up"] for row in said if row["symbol"] == "LATE"} == {None}
+    assert any(row["p_up"] is not None for row in said if row["symbol"] == "A")
+    assert outcome.decisions.decisions > 0
