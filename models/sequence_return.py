@@ -14,9 +14,12 @@ Letters, beside those of models.base (B t H):
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 import math
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +29,9 @@ from torch.nn import functional as F
 
 from models.base import Days, FitReport, Prediction, Weights
 from models.day_numbers import DayNumbers, Samples, describe
-from models.fitting import Recipe, log_loss, reproducible
+from models.fitting import log_loss, reproducible
 from models.panel import Part
-from models.sequences import RECURRENT, VALUE, Objective, arrays, fit, load, outputs
+from models.sequences import RECURRENT, VALUE, NetworkConfig, Objective, arrays, fit, load, outputs
 from trader.errors import ConfigError, ModelError
 
 # Huber's loss of the standardised return, as MSMF's: a crash weighs by its size, not by its square.
@@ -37,44 +40,13 @@ RETURN = Objective(F.huber_loss, VALUE.score)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SequenceReturnConfig:
-    """What is chosen before training; ConfigError where a value cannot be used.
+class SequenceReturnConfig(NetworkConfig):
+    """What is chosen before training; ConfigError where a value cannot be used."""
 
-    The defaults are ours, set for the few hundred samples of a fold, whose signal is near zero.
-    """
+    layers: int = 1  # one on the other, dropout between them
 
-    lookback: int = 5  # t, sessions
-    hidden: int = 32  # H, units of a state
-    layers: int = 1  # one on the other
-    dropout: float = 0.2  # share of units, between layers and before the head
-    learning_rate: float = 1e-3  # AdamW's
-    weight_decay: float = 0.1  # AdamW's, on matrices
-    clip: float = 1.0  # largest gradient norm
-    epochs: int = 60  # at most
-    patience: int = 10  # epochs without a lower validation error
-    batch: int = 32  # decisions in a training step
-    device: str = "cpu"  # or "cuda"
-
-    def __post_init__(self) -> None:
-        where = type(self).__name__.removesuffix("Config").lower()
-        for name in ("lookback", "layers", "epochs", "patience", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is too small", where=where, got=getattr(self, name), expected="at least 1")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is too small", where=where, got=getattr(self, name), expected="above 0")
-        if self.weight_decay < 0:
-            raise ConfigError("weight_decay is negative", where=where, got=self.weight_decay, expected="0 or more")
-        if self.hidden < 16 or self.hidden % 8:  # narrower products were seen to round by a row's place in its batch
-            raise ConfigError("hidden is no width", where=where, got=self.hidden, expected="16, 24, 32 or more by 8")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError("dropout is not a share", where=where, got=self.dropout, expected="0 ≤ dropout < 1")
-
-    @property
-    def recipe(self) -> Recipe:
-        """How to descend."""
-        decays = {"positions": 0.0}  # places in a window: no slopes to shrink
-        return Recipe(self.learning_rate, self.weight_decay, self.clip, self.epochs, self.patience, decays=decays)
+    at_least_one: ClassVar[tuple[str, ...]] = ("lookback", "layers", "epochs", "patience", "batch")
+    decays: ClassVar[Mapping[str, float]] = {"positions": 0.0}  # places in a window: no slopes to shrink
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,34 +89,18 @@ class RecurrentNetwork(nn.Module):
         return y.squeeze(1)  # (B,)
 
 
-class EncoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); every day looks at every day of the window, for all are past."""
-
-    def __init__(self, H: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm, self.qkv, self.out = nn.LayerNorm(H), nn.Linear(H, 3 * H), nn.Linear(H, H)
-        self.mlp = nn.Sequential(nn.LayerNorm(H), nn.Linear(H, 4 * H), nn.GELU(), nn.Linear(4 * H, H))
-        self.drop = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, t, H) → the same shape."""
-        B, t, H = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(B, t, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, heads, t, H/heads)
-        shares = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1)  # (B, heads, t, t)
-        y = (shares @ v).transpose(1, 2).reshape(B, t, H)  # (B, heads, t, H/heads) → (B, t, H)
-        x = x + self.drop(self.out(y))  # (B, t, H)
-        turned: Tensor = x + self.drop(self.mlp(x))  # (B, t, H)
-        return turned
-
-
 class EncoderNetwork(nn.Module):
-    """Days and their learned positions through encoder layers, and a linear head on the last day's state."""
+    """Days and their learned positions through encoder layers, and a linear head on the last day's state.
+
+    Every day looks at every day of the window, for all are past.
+    """
 
     def __init__(self, t: int, C: int, H: int, layers: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.enter, self.positions = nn.Linear(C, H), nn.Parameter(0.02 * torch.randn(t, H))
-        self.layers = nn.Sequential(*(EncoderLayer(H, heads, dropout) for _ in range(layers)))
+        kind = partial(nn.TransformerEncoderLayer, activation="gelu", batch_first=True, norm_first=True)
+        # Each made for itself: nn.TransformerEncoder would start them all alike.
+        self.layers = nn.Sequential(*(kind(H, heads, 4 * H, dropout) for _ in range(layers)))
         self.norm, self.drop, self.head = nn.LayerNorm(H), nn.Dropout(dropout), nn.Linear(H, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -154,7 +110,7 @@ class EncoderNetwork(nn.Module):
         return y.squeeze(1)  # (B,)
 
 
-class SequenceReturn:
+class SequenceReturn(ABC):
     """A network over the daily numbers, fitted to the standardised next return, as a Model and a PooledModel.
 
     Huber's loss; stopped on the validation decisions' mean squared error, whose best epoch is kept. FitReport tells
@@ -166,12 +122,12 @@ class SequenceReturn:
 
     def __init__(self, config: SequenceReturnConfig) -> None:
         self.config, self.lookback = config, config.lookback
-        self._trained_: tuple[DayNumbers, nn.Module] | None = None
+        self._kept: tuple[DayNumbers, nn.Module] | None = None
         self._moments: NDArray[np.float64] = np.array([0.0, 1.0])  # mean and std of the training returns
 
+    @abstractmethod
     def build(self, C: int) -> nn.Module:
         """Return an untrained network over windows (B, t, C)."""
-        raise NotImplementedError
 
     def fit(self, days: Days, train: range, validation: range, seed: int) -> FitReport:
         """Learn from decisions on ``train``, stop on those on ``validation``; see models.base.Model."""
@@ -191,7 +147,7 @@ class SequenceReturn:
         with reproducible(seed, c.device):
             network = self.build(C)
             report = fit(network, *asked(learned), *asked(unseen), c.recipe, seed, c.device, c.batch, RETURN)
-        self._trained_ = numbers, network
+        self._kept = numbers, network
         loss, accuracy = log_loss(self._told(unseen.x).p_up, unseen.label)
         return FitReport(loss, accuracy, report.epochs, report.best_epoch)
 
@@ -223,12 +179,12 @@ class SequenceReturn:
         with reproducible(0):  # initial weights are drawn, to be overwritten
             network = self.build(len(numbers.scale.mean))
         load(network, weights, "network")
-        self._trained_, self._moments = (numbers, network.to(self.config.device)), moments
+        self._kept, self._moments = (numbers, network.to(self.config.device)), moments
 
     def _trained(self) -> tuple[DayNumbers, nn.Module]:
-        if self._trained_ is None:
+        if self._kept is None:
             raise ModelError(f"{type(self).__name__} has not been trained", do="call fit or load first")
-        return self._trained_
+        return self._kept
 
 
 class Lstm(SequenceReturn):

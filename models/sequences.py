@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +33,14 @@ RECURRENT = {"lstm": nn.LSTM, "gru": nn.GRU}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SequenceConfig:
-    """What is chosen before training; ConfigError where a value cannot be used.
+class NetworkConfig:
+    """What is chosen before a network over daily numbers is trained; ConfigError where a value cannot be used.
 
     The defaults are ours, set for the few hundred samples of a fold, whose signal is near zero.
     """
 
-    lookback: int = 5  # t, sessions that enter the network; a decision reads trailing − 1 more
-    trailing: int = 20  # sessions of the trailing means, the day itself included
-    hidden: int = 32  # H, units of a hidden layer or of a recurrent state
+    lookback: int = 5  # t, sessions that enter the network
+    hidden: int = 32  # H, units of a hidden layer or of a state
     dropout: float = 0.2  # share of units
     learning_rate: float = 1e-3  # AdamW's
     weight_decay: float = 0.1  # AdamW's, on matrices
@@ -51,11 +50,19 @@ class SequenceConfig:
     batch: int = 32  # decisions in a training step
     device: str = "cpu"  # or "cuda"
 
+    at_least_one: ClassVar[tuple[str, ...]] = ("lookback", "epochs", "patience", "batch")
+    decays: ClassVar[Mapping[str, float]] = {}  # as Recipe has them
+
     def __post_init__(self) -> None:
         where = type(self).__name__.removesuffix("Config").lower()
-        for name in ("lookback", "trailing", "epochs", "patience", "batch"):
+        for name in self.at_least_one:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is too small", where=where, got=getattr(self, name), expected="at least 1")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is too small", where=where, got=getattr(self, name), expected="above 0")
+        if not self.weight_decay >= 0:
+            raise ConfigError("weight_decay is negative", where=where, got=self.weight_decay, expected="0 or more")
         if self.hidden < 16 or self.hidden % 8:  # narrower products were seen to round by a row's place in its batch
             raise ConfigError("hidden is no width", where=where, got=self.hidden, expected="16, 24, 32 or more by 8")
         if not 0 <= self.dropout < 1:
@@ -64,7 +71,17 @@ class SequenceConfig:
     @property
     def recipe(self) -> Recipe:
         """How to descend."""
-        return Recipe(self.learning_rate, self.weight_decay, self.clip, self.epochs, self.patience)
+        own = self.learning_rate, self.weight_decay, self.clip, self.epochs, self.patience
+        return Recipe(*own, decays=self.decays)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceConfig(NetworkConfig):
+    """The same of a network that reads trailing means: a decision reads trailing − 1 sessions more."""
+
+    trailing: int = 20  # sessions of the trailing means, the day itself included
+
+    at_least_one: ClassVar[tuple[str, ...]] = ("lookback", "trailing", "epochs", "patience", "batch")
 
 
 class Mlp(nn.Module):

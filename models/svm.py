@@ -5,7 +5,7 @@
 Letters as in models.day_numbers, and
     N support vectors   n = t·C numbers of a decision
 
-Source: Cortes and Vapnik 1995; the sigmoid is Platt's 1999, found by Newton's method as Lin, Lin and Weng 2007 have it.
+Source: Cortes and Vapnik 1995; the sigmoid is Platt's 1999.
 """
 
 from __future__ import annotations
@@ -87,28 +87,16 @@ def platt(decided: Floats, label: NDArray[np.float32]) -> tuple[float, float]:
     >>> round(slope, 6) == round(math.log(3), 6), abs(offset) < 1e-9
     (True, True)
     """
-    up = float((label > 0.5).sum())
-    target = np.where(label > 0.5, (up + 1) / (up + 2), 1 / (len(label) - up + 2))  # (B,)
-    inputs = np.column_stack([decided, np.ones(len(decided))])  # (B, 2)
+    from sklearn.linear_model import LogisticRegression
 
-    def loss(at: Floats) -> float:
-        z = inputs @ at
-        return float((np.logaddexp(0, z) - target * z).sum())
-
-    found = np.array([0.0, log_odds(label)])
-    for _ in range(100):
-        p = 0.5 * (1 + np.tanh(inputs @ found / 2))
-        gradient = inputs.T @ (p - target)  # (2,)
-        if np.abs(gradient).max() < 1e-10 * len(label):
-            break
-        curvature = (inputs * (p * (1 - p))[:, None]).T @ inputs + 1e-12 * np.eye(2)  # (2, 2)
-        step, share = np.linalg.solve(curvature, gradient), 1.0
-        while share > 1e-10 and loss(found - share * step) > loss(found) - 1e-4 * share * float(gradient @ step):
-            share /= 2
-        if share <= 1e-10:  # no lower within rounding
-            break
-        found = found - share * step
-    return float(found[0]), float(found[1])
+    if not np.ptp(decided):
+        return 0.0, log_odds(label)
+    up, B = float((label > 0.5).sum()), len(label)
+    target = np.where(label > 0.5, (up + 1) / (up + 2), 1 / (B - up + 2))  # (B,)
+    # Each decision stands there twice, as a rise with the weight of its target and as a fall with the rest.
+    twice, kinds, weights = np.tile(decided, 2)[:, None], np.repeat([1, 0], B), np.concatenate([target, 1 - target])
+    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10).fit(twice, kinds, weights)
+    return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
 
 
 class Svm:
