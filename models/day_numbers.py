@@ -8,10 +8,10 @@ Letters as in models.base, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,14 +65,8 @@ class DayNumbers:
 
     def windows(self, days: Days, at: Sequence[int] | range, lookback: int) -> NDArray[np.float32]:
         """Lay the numbers of each decision's lookback days side by side, oldest first → (B, t·C)."""
-        decisions = np.asarray(at, dtype=np.int64)
-        if not len(decisions) or decisions.min() < lookback - 1 or decisions.max() >= len(days):
-            expected = f"days {lookback - 1}–{len(days) - 1} (lookback {lookback})"
-            raise ModelError("a decision lacks its days", got=decisions[:3].tolist(), expected=expected)
-        needed = decisions[:, None] + np.arange(1 - lookback, 1)  # (B, t)
-        index, position = np.unique(needed, return_inverse=True)
-        laid: NDArray[np.float32] = self(days, index)[position.reshape(needed.shape)]  # (B, t, C)
-        return laid.reshape(len(decisions), -1)
+        laid: NDArray[np.float32] = side_by_side(self, days, at, lookback)
+        return laid
 
     def arrays(self) -> Weights:
         """Return the statistics as arrays by name."""
@@ -94,6 +88,23 @@ class DayNumbers:
         if directions.shape != (*centre.shape, DIRECTIONS) or mean.shape != std.shape or mean.ndim != 1:
             raise ValueError(f"weights do not fit: directions {directions.shape}, mean {mean.shape}, std {std.shape}")
         return cls(centre, directions, Standardiser(mean, std))
+
+
+def side_by_side(
+    describe: Callable[[Days, NDArray[np.int64]], NDArray[Any]], days: Days, at: Sequence[int] | range, lookback: int
+) -> NDArray[Any]:
+    """Lay what describes each decision's lookback days side by side, oldest first → (B, t·C).
+
+    describe: days (n,) → (n, C); each day is described once.   ModelError where a decision lacks its days.
+    """
+    decisions = np.asarray(at, dtype=np.int64)
+    if not len(decisions) or decisions.min() < lookback - 1 or decisions.max() >= len(days):
+        expected = f"days {lookback - 1}–{len(days) - 1} (lookback {lookback})"
+        raise ModelError("a decision lacks its days", got=decisions[:3].tolist(), expected=expected)
+    needed = decisions[:, None] + np.arange(1 - lookback, 1)  # (B, t)
+    index, position = np.unique(needed, return_inverse=True)
+    laid: NDArray[Any] = describe(days, index)[position.reshape(needed.shape)]  # (B, t, C)
+    return laid.reshape(len(decisions), -1)
 
 
 class Samples(NamedTuple):

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.base import Days, FitReport, Prediction, Weights
+from models.day_numbers import side_by_side
 from models.fitting import log_loss
 from trader.errors import ConfigError, ModelError
 
@@ -65,14 +66,8 @@ class Components:
 
     def windows(self, days: Days, at: Sequence[int] | range, lookback: int) -> Floats:
         """Lay the numbers of each decision's lookback days side by side, oldest first → (B, t·P)."""
-        decisions = np.asarray(at, dtype=np.int64)
-        if not len(decisions) or decisions.min() < lookback - 1 or decisions.max() >= len(days):
-            expected = f"days {lookback - 1}–{len(days) - 1} (lookback {lookback})"
-            raise ModelError("a decision lacks its days", got=decisions[:3].tolist(), expected=expected)
-        needed = decisions[:, None] + np.arange(1 - lookback, 1)  # (B, t)
-        index, position = np.unique(needed, return_inverse=True)
-        laid: Floats = self._numbers(days, index)[position.reshape(needed.shape)]  # (B, t, P)
-        return laid.reshape(len(decisions), -1)
+        laid: Floats = side_by_side(self._numbers, days, at, lookback)
+        return laid
 
     def _numbers(self, days: Days, index: NDArray[np.int64]) -> Floats:
         """Describe the days ``index`` → (len(index), P); zeros, the mean of training, for a day without news."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests import a_universe, builders
 from tests.a_universe import DAYS, FIRST, UNIVERSE
-from trader import cli, running, universe_engine
-
-Say = Callable[..., tuple[int, str, str]]
+from tests.commands import Say, commands
+from trader import running, universe_engine
 
 
 @pytest.fixture
@@ -28,12 +26,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         "[compute]\nworkers = 1\n[evaluation]\nresamples = 100\nrivals = []\n[strategy.top_k]\nk = 1\n"
     )
 
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.main([*(str(word) for word in words), "--home", "home"])
-        return code, *capsys.readouterr()
-
-    return command
+    return commands(capsys)
 
 
 def test_an_account_of_many_symbols_is_opened_replayed_shown_and_compared(say: Say) -> None:

@@ -347,7 +347,7 @@ def test_a_cell_over_many_symbols_is_named_by_all_that_shapes_it(
     assert other not in names[1]
 
 
-def test_a_model_that_peeks_at_another_symbols_future_cannot_hide(tmp_path: Path) -> None:
+def test_a_model_of_many_symbols_is_handed_no_test_day_of_any(tmp_path: Path) -> None:
     test_universe_backtest.fill(tmp_path)
     held = inputs(tmp_path)
     fold = held.folds(experiment.walk_of(panel()))[0]

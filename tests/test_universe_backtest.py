@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from tests import builders
-from trader import cli, engine, universe_engine
+from tests.commands import Say, commands
+from trader import engine, universe_engine
 from trader.charting import chart_of
 from trader.clock import SimulatedClock
 from trader.config import Config
@@ -326,9 +327,6 @@ def test_too_little_history_is_said(tmp_path: Path) -> None:
         run(tmp_path, walkforward={"train": 500, "validation": 10, "step": 10})
 
 
-Say = Callable[..., tuple[int, str, str]]
-
-
 @pytest.fixture
 def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Say:
     monkeypatch.delenv("TRADER_HOME", raising=False)
@@ -342,12 +340,7 @@ def say(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
         "[compute]\nworkers = 1\n[evaluation]\nresamples = 100\nrivals = []\n[strategy.top_k]\nk = 1\n"
     )
 
-    def command(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.main([*(str(word) for word in words), "--home", "home"])
-        return code, *capsys.readouterr()
-
-    return command
+    return commands(capsys)
 
 
 def test_the_commands_run_show_and_explain_a_universe(say: Say) -> None:

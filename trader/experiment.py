@@ -42,6 +42,7 @@ from trader.universe import universe_of
 from trader.walkforward import Fold
 
 Paper = Literal["finin", "msmf"]
+AnyPlanned = Planned | PlannedPanel
 ReadersFor = Callable[[Config, Home, Reading, str], Readers]
 
 
@@ -240,9 +241,7 @@ class _Run:
         self.cells.show(self.number, [job.facts for job in [*tried, *jobs]])  # with those that two places share
         self.cells.note(self.number, self.facts)
 
-    def _planned(
-        self, plan: Callable[[Method, str], list[Planned | PlannedPanel]], row: Method, market: str
-    ) -> list[Planned | PlannedPanel]:
+    def _planned(self, plan: Callable[[Method, str], list[AnyPlanned]], row: Method, market: str) -> list[AnyPlanned]:
         """Return what a row needs on a market; where it cannot be had, nothing, and why is noted."""
         if self._lacking(row, market):
             return []
@@ -287,7 +286,7 @@ class _Run:
 
     # Cells
 
-    def _trials(self, row: Method, market: str) -> list[Planned | PlannedPanel]:
+    def _trials(self, row: Method, market: str) -> list[AnyPlanned]:
         """Return the trials of a row: trainings on the first window, of which only the validation is looked at."""
         inputs = self._inputs(row.reading, market)
         assert not isinstance(inputs, str)
@@ -312,9 +311,7 @@ class _Run:
         fold = min((one for one in folds if isinstance(one, Fold)), key=lambda one: one.validation.stop)
         return replace(fold, use=range(fold.validation.stop, fold.validation.stop))
 
-    def _choose(
-        self, row: Method, market: str, jobs: Sequence[Planned | PlannedPanel], failed: Mapping[str, str]
-    ) -> None:
+    def _choose(self, row: Method, market: str, jobs: Sequence[AnyPlanned], failed: Mapping[str, str]) -> None:
         """Freeze the setting of the lowest validation loss; the first one where two are alike."""
         if not jobs:
             return
@@ -329,7 +326,7 @@ class _Run:
         self.chosen[row.key, market] = {key: value for key, value in best.items() if key not in row.settings}
         self.facts["settings"].setdefault(row.key, {})[market] = self.chosen[row.key, market]
 
-    def _tests(self, row: Method, market: str) -> list[Planned | PlannedPanel]:
+    def _tests(self, row: Method, market: str) -> list[AnyPlanned]:
         inputs = self._inputs(row.reading, market)
         assert not isinstance(inputs, str)
         if (row.key, market) not in self.chosen:
@@ -361,7 +358,7 @@ class _Run:
             return inputs.folds(spec)
         return walking(inputs.window.numbers, inputs.start, inputs.stop, spec)
 
-    def _cell(self, row: Method, inputs: Inputs | PanelInputs, lookback: int, *place: Any) -> Planned | PlannedPanel:
+    def _cell(self, row: Method, inputs: Inputs | PanelInputs, lookback: int, *place: Any) -> AnyPlanned:
         if isinstance(inputs, PanelInputs):
             return plan_panel_cell(self.config, row, inputs, lookback, *place)
         plan = partial(plan_cell, others=self._others(row, inputs.market) if row.pooled else [])
@@ -374,7 +371,7 @@ class _Run:
             raise ModelError("another market cannot be read", got=why[0])
         return [one for one in found if isinstance(one, Inputs)]
 
-    def _plan(self, jobs: Sequence[Planned | PlannedPanel]) -> None:
+    def _plan(self, jobs: Sequence[AnyPlanned]) -> None:
         """Write down how many cells each place of the tables needs, so that a gap is seen as one."""
         planned: dict[str, list[int]] = {}  # place → how many splits, how many seeds
         for job in jobs:
@@ -384,12 +381,12 @@ class _Run:
         self.facts["planned"] = planned
         self.cells.note(self.number, self.facts)
 
-    def _order(self, job: Planned | PlannedPanel) -> tuple[int, int, str]:
+    def _order(self, job: AnyPlanned) -> tuple[int, int, str]:
         """First seeds first, and lookbacks near the one searched at: a stopped experiment then has whole rows."""
         facts = job.facts
         return facts.seed, abs(facts.lookback - self.config.experiment.search_lookback), facts.protocol
 
-    def _make(self, stage: str, jobs: Sequence[Planned | PlannedPanel]) -> dict[str, str]:
+    def _make(self, stage: str, jobs: Sequence[AnyPlanned]) -> dict[str, str]:
         """Make the cells that are not there, each written as soon as it is done; return those that failed, and why."""
         there = self.cells.has(job.facts.cell for job in jobs)
         due = {job.facts.cell: job for job in jobs if job.facts.cell not in there}

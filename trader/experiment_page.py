@@ -6,7 +6,7 @@ why. Nothing is computed here: see ``trader.experiment_tables`` and ``trader.cla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import csv
 import io
 import textwrap
@@ -14,6 +14,7 @@ import textwrap
 from rich import box
 from rich.table import Table
 
+from trader.cells import ExperimentRow
 from trader.claims import Claim
 from trader.experiment_claims import Verdicts
 from trader.experiment_tables import PROTOCOLS, Place, Results, Row
@@ -287,16 +288,31 @@ COLUMNS = (
 )
 
 
-def as_csv(results: Results) -> str:
-    """Return every figure as one long CSV table."""
+def csv_of(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a CSV table."""
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(COLUMNS)
-    about = [results.experiment.request["news"], "quick" if results.experiment.request["quick"] else ""]
+    lines.writerow(columns)
+    lines.writerows(rows)
+    return out.getvalue()
+
+
+def asked_for(experiment: ExperimentRow) -> list[str]:
+    """Return what every row of a CSV table says of the experiment: its news, and whether it was a quick run."""
+    return [experiment.request["news"], "quick" if experiment.request["quick"] else ""]
+
+
+def as_csv(results: Results) -> str:
+    """Return every figure as one long CSV table."""
+    return csv_of(COLUMNS, _csv_rows(results))
+
+
+def _csv_rows(results: Results) -> Iterator[list[object]]:
+    about = asked_for(results.experiment)
     for row in results.rows:
         for market in results.markets:
             if why := why_empty(results, row, market):
-                lines.writerow([row.key, row.title, market, *[""] * 9, *about, why])
+                yield [row.key, row.title, market, *[""] * 9, *about, why]
         for place in (place for place in results.figures if place.method == row.key):
             for metric, figure in results.figures[place].items():
                 paper = next(
@@ -305,11 +321,10 @@ def as_csv(results: Results) -> str:
                 values = [figure.value, figure.low, figure.high, figure.seed_sd]
                 days = len(results.positions[place].next_return)
                 why = figure.reason or results.gaps.get(place, "")
-                lines.writerow([place.method, row.title, *place[1:], metric, *values, days, paper, *about, why])
+                yield [place.method, row.title, *place[1:], metric, *values, days, paper, *about, why]
         for place, why in results.gaps.items():
             if place.method == row.key and place not in results.figures:
-                lines.writerow([place.method, row.title, *place[1:], *[""] * 7, *about, why])
-    return out.getvalue()
+                yield [place.method, row.title, *place[1:], *[""] * 7, *about, why]
 
 
 def as_markdown(results: Results, verdicts: Verdicts, title: str) -> str:

@@ -7,14 +7,12 @@ why. Nothing is computed here: see ``trader.msmf_tables``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-import csv
-import io
 import textwrap
 
 from rich import box
 from rich.table import Table
 
-from trader.experiment_page import fixed_settings
+from trader.experiment_page import asked_for, csv_of, fixed_settings
 from trader.experiment_tables import Row
 from trader.msmf_tables import MAIN, NAMES, TITLES, Difference, Results, scores_of, sentences
 from trader.scores import Score
@@ -177,10 +175,11 @@ COLUMNS = (
 
 def as_csv(results: Results) -> str:
     """Return every figure as one long CSV table, in shares of 1; ``less_msmf`` is MSMF's figure less the row's."""
-    out = io.StringIO()
-    lines = csv.writer(out, lineterminator="\n")
-    lines.writerow(COLUMNS)
-    about = [results.experiment.request["news"], "quick" if results.experiment.request["quick"] else ""]
+    return csv_of(COLUMNS, _csv_rows(results))
+
+
+def _csv_rows(results: Results) -> Iterator[list[object]]:
+    about = asked_for(results.experiment)
     less = {(one.table, one.market, one.row, one.score): one for one in results.differences}
     for table in results.tables:
         for market in results.markets:
@@ -195,8 +194,7 @@ def as_csv(results: Results) -> str:
                     paper = results.paper.get((table, row.key), {}).get(score)
                     start = [table, row.key, row.title, market, score]
                     reason = why or (figure.reason if figure else "")
-                    lines.writerow([*start, *own, paper, *beside, *size, *about, reason])
-    return out.getvalue()
+                    yield [*start, *own, paper, *beside, *size, *about, reason]
 
 
 def as_markdown(results: Results, title: str) -> str:

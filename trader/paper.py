@@ -13,15 +13,12 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any, Protocol
 
-from trader.account import Account, AccountEvent, Accounts, control_of
-from trader.clock import Calendar
+from trader.account import AccountEvent, control_of
 from trader.events import Bar, BarClosed, DecisionDue, Event, RetrainDue, Signal
-from trader.lease import Lease
-from trader.ledger import Ledger
 from trader.records import Control, Fact, SessionRecord
 from trader.replay import Books, Closed, rebuild
 from trader.scheduler import Scheduler
-from trader.service import AccountService, Happened, Models, Outside
+from trader.service import AccountService, Desk, Happened, Models, Turn
 
 
 class Source(Models, Protocol):
@@ -70,22 +67,13 @@ class Service(AccountService[Source]):
 
     def __init__(
         self,
-        account: Account,
-        ledger: Ledger,
-        accounts: Accounts,
+        desk: Desk,
         scheduler: Scheduler,
-        calendar: Calendar,
         books: Books,
         source_of: Callable[[], Source],
-        lease: Lease,
-        outside: Outside,
-        *,
         known: dict[date, datetime | None],
-        patient: bool = False,
-        simulated: bool = False,
     ) -> None:
-        how = {"patient": patient, "simulated": simulated}
-        super().__init__(account, ledger, accounts, calendar, books.close, source_of, lease, outside, **how)
+        super().__init__(desk, books.close, source_of)
         self._known, self._scheduler, self._books = known, scheduler, books
         self._waiting: Signal | None = None  # decided without its bar, which may still come
 
@@ -93,25 +81,19 @@ class Service(AccountService[Source]):
         self._waiting = rebuild(self._books, self._ledger, self.account.run, self._scheduler.closing_bar, controls)
         return self._books.last.record if self._books.last else None
 
-    def _make(
-        self,
-        session: date,
-        deadline: datetime,
-        model: str,
-        requests: Sequence[AccountEvent],
-        refused: Sequence[Happened],
-    ) -> None:
+    def _make(self, turn: Turn) -> None:
+        session = turn.session
         bars, due, retrain = self._read(session)
-        why = self._why_not(due.missing, session, deadline, model)
+        why = self._why_not(due.missing, turn)
         decide = self._source.late if why[0] == "late" else self._source.decide
         signal, latency = decide(replace(due, missing=why[1]))
         if signal is not None and signal.p_up is None and not why[1]:
             why = "abstain", signal.reason  # the model itself could not
-        if signal is not None and not why[1] and self._outside.clock.now() >= deadline:
-            why = self._late(deadline, "")  # it took too long: its order would fill at an open that is past
+        if signal is not None and not why[1] and self._outside.clock.now() >= turn.deadline:
+            why = self._late(turn.deadline, "")  # it took too long: its order would fill at an open that is past
             nothing = replace(signal, p_up=None, side=0, expected_return=None, reason=why[1])
             signal = replace(nothing, news_count=0, effective_news=0.0, top=())
-        self._write(_Decided(session, signal, bars, why, latency, model, refused), requests)
+        self._write(_Decided(session, signal, bars, why, latency, turn.model, turn.refused), turn.requests)
         if retrain is not None:
             self._source.on(retrain)
 
@@ -173,7 +155,6 @@ class Service(AccountService[Source]):
         self._known[session] = None if bar is None else bar.known_at
         self._waiting = signal if trades and bar is None else None
         self._cursor = session
-        self._state = closed.record.state if closed is not None else self._state
         self._say(made, closed)
 
     def _befell(self, made: _Decided) -> Iterator[Happened]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import date
 from importlib import metadata
@@ -23,19 +24,21 @@ from trader.window import Window
 TOGETHER = 250  # sessions that wait to be written: SQLite between two bars would slow both
 
 
-class SessionWriter:
-    """Writes the broker's sessions into the ledger, and those without a bar between them; keeps their figures.
+class Waiting(ABC):
+    """Takes the broker's sessions and writes them some at a time, one transaction each, oldest first.
 
-    Each session is one transaction; ``flush`` writes those that wait, so a run that is stopped loses none.
+    ``flush`` writes those that wait, so a run that is stopped loses none.   records: what is written.
+    seconds: what the ledger took.
     """
 
-    def __init__(self, ledger: Ledger, run: int, signals: Sequence[Signal], always_buy: Mapping[date, float]) -> None:
-        self._ledger, self._run, self._always_buy = ledger, run, always_buy
-        self._signals, self._next = signals, 0
+    def __init__(self) -> None:
         self.records: list[SessionRecord] = []
-        self.always_buy: list[float] = []
-        self._waiting: list[SessionRecord] = []
         self.seconds = 0.0
+        self._waiting: list[SessionRecord] = []
+
+    @abstractmethod
+    def _put(self, record: SessionRecord) -> None:
+        """Write one session and append its record."""
 
     def __call__(self, record: SessionRecord) -> None:
         """Take one session of the broker's."""
@@ -44,15 +47,27 @@ class SessionWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the sessions that wait, and before each those that had no bar."""
+        """Write the sessions that wait."""
         started = time.perf_counter()
         while self._waiting:  # each leaves only when it is written: a Ctrl-C in between loses none
-            record = self._waiting[0]
-            while self._next < len(self._signals) and self._signals[self._next].session <= record.session:
-                signal = self._signals[self._next]
-                self._write(record if signal.session == record.session else self._idle(signal))
+            self._put(self._waiting[0])
             del self._waiting[0]
         self.seconds += time.perf_counter() - started
+
+
+class SessionWriter(Waiting):
+    """Writes the broker's sessions into the ledger, and those without a bar between them; keeps their figures."""
+
+    def __init__(self, ledger: Ledger, run: int, signals: Sequence[Signal], always_buy: Mapping[date, float]) -> None:
+        super().__init__()
+        self._ledger, self._run, self._always_buy = ledger, run, always_buy
+        self._signals, self._next = signals, 0
+        self.always_buy: list[float] = []
+
+    def _put(self, record: SessionRecord) -> None:
+        while self._next < len(self._signals) and self._signals[self._next].session <= record.session:
+            signal = self._signals[self._next]
+            self._write(record if signal.session == record.session else self._idle(signal))
 
     def finish(self) -> None:
         """Write what waits, and the sessions without a bar that follow the last one with a bar."""

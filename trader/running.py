@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from functools import partial
 from typing import Any
 
 from trader.account import Account, Accounts, overrides_by_symbol
@@ -40,7 +41,7 @@ from trader.recording import code_version
 from trader.registry import Registry
 from trader.replay import Books, UniverseBooks
 from trader.scheduler import Scheduler
-from trader.service import AccountService, Outside, Told, check_tradable, first_session
+from trader.service import AccountService, Desk, Outside, Told, check_tradable, first_session
 from trader.spans import history_of
 from trader.store import FileSource, MarketStore
 from trader.stored_signals import StoredSignals
@@ -222,18 +223,19 @@ class _Opened:
     accounts: Accounts
     account: Account
 
-    @property
-    def lease(self) -> Lease:
-        return Lease(self.ledger, self.account.run, self.account.name, WallClock())
-
-    @property
-    def outside(self) -> Outside:
+    def desk(self, calendar: Calendar) -> Desk:
+        """Return what the account's service is run with."""
         world = self.world
-        return Outside(world.clock, world.stale, world.tell(self.ledger, self.account), world.log)
-
-    @property
-    def simulated(self) -> bool:
-        return isinstance(self.world.clock, SimulatedClock)
+        return Desk(
+            account=self.account,
+            ledger=self.ledger,
+            accounts=self.accounts,
+            calendar=calendar,
+            lease=Lease(self.ledger, self.account.run, self.account.name, WallClock()),
+            outside=Outside(world.clock, world.stale, world.tell(self.ledger, self.account), world.log),
+            patient=world.patient,
+            simulated=isinstance(world.clock, SimulatedClock),
+        )
 
 
 def _service_of_one(of: _Opened, stack: ExitStack) -> Service:
@@ -248,20 +250,9 @@ def _service_of_one(of: _Opened, stack: ExitStack) -> Service:
         bars_known=known,
         max_silence=config.risk.max_news_silence,
     )
-    return Service(
-        account,
-        of.ledger,
-        of.accounts,
-        scheduler,
-        calendar,
-        stack.enter_context(closing(_books(config))),
-        lambda: _source(of.home, account, of.ledger, of.store, scheduler, calendar, of.world),
-        of.lease,
-        of.outside,
-        known=known,
-        patient=of.world.patient,
-        simulated=of.simulated,
-    )
+    books = stack.enter_context(closing(_books(config)))
+    read = partial(_source, of.home, account, of.ledger, of.store, scheduler, calendar, of.world)
+    return Service(of.desk(calendar), scheduler, books, read, known)
 
 
 def _service_of_many(of: _Opened, stack: ExitStack) -> UniverseService:
@@ -277,19 +268,9 @@ def _service_of_many(of: _Opened, stack: ExitStack) -> UniverseService:
         bars_known=known,
         max_silence=config.risk.max_news_silence,
     )
+    books = stack.enter_context(closing(_books_of_many(config, symbols)))
     return UniverseService(
-        account,
-        of.ledger,
-        of.accounts,
-        scheduler,
-        calendar,
-        stack.enter_context(closing(_books_of_many(config, symbols))),
-        lambda: _source_of_many(of, universe, scheduler, calendar),
-        of.lease,
-        of.outside,
-        known=known,
-        patient=of.world.patient,
-        simulated=of.simulated,
+        of.desk(calendar), scheduler, books, lambda: _source_of_many(of, universe, scheduler, calendar), known
     )
 
 

@@ -76,32 +76,51 @@ S = TypeVar("S", bound=Models)
 Happened = tuple[date, str, str, str]  # session, kind, detail, and the symbol that it is about, "" for all
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desk:
+    """What an account is run with, of one symbol or of many.
+
+    patient: wait for a model that is being trained, as a replay does, instead of coming back later.
+    simulated: its clock is no wall's.
+    """
+
+    account: Account
+    ledger: Ledger
+    accounts: Accounts
+    calendar: Calendar
+    lease: Lease
+    outside: Outside
+    patient: bool = False
+    simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One session whose decision is due.
+
+    deadline: from when on it is late.   model: the one that was waited for in vain, or "".   requests: what it takes
+    up.   refused: what kept models from being used.
+    """
+
+    session: date
+    deadline: datetime
+    model: str
+    requests: Sequence[AccountEvent]
+    refused: Sequence[Happened]
+
+
 class AccountService(ABC, Generic[S]):
     """One account being run. ``start`` first, then ``run_due`` as often as anybody likes, ``stop`` at the end.
 
     source_of: makes its source, once more where the clock went back.   end_books: ends its brokers and their threads.
-    patient: wait for a model that is being trained, as a replay does, instead of coming back later.
-    simulated: its clock is no wall's.
     ``waits_for``: the model that kept the last ``run_due`` from a decision, "" where none did.
     """
 
-    def __init__(
-        self,
-        account: Account,
-        ledger: Ledger,
-        accounts: Accounts,
-        calendar: Calendar,
-        end_books: Callable[[], None],
-        source_of: Callable[[], S],
-        lease: Lease,
-        outside: Outside,
-        *,
-        patient: bool = False,
-        simulated: bool = False,
-    ) -> None:
-        self.account, self._ledger, self._accounts, self._calendar = account, ledger, accounts, calendar
-        self._end_books, self._source_of, self._lease, self._outside = end_books, source_of, lease, outside
-        self._patient, self._simulated = patient, simulated
+    def __init__(self, desk: Desk, end_books: Callable[[], None], source_of: Callable[[], S]) -> None:
+        self.account, self._ledger, self._accounts = desk.account, desk.ledger, desk.accounts
+        self._calendar, self._lease, self._outside = desk.calendar, desk.lease, desk.outside
+        self._patient, self._simulated = desk.patient, desk.simulated
+        self._end_books, self._source_of = end_books, source_of
         self._source = source_of()
         self._cursor: date | None = None  # the newest session decided
         self._warm = False  # whether the source has what came before
@@ -115,18 +134,8 @@ class AccountService(ABC, Generic[S]):
         """Derive the broker from the ledger and check it; return the newest record. Raises ReplayError."""
 
     @abstractmethod
-    def _make(
-        self,
-        session: date,
-        deadline: datetime,
-        model: str,
-        requests: Sequence[AccountEvent],
-        refused: Sequence[Happened],
-    ) -> None:
-        """Decide one session and write it in one transaction.
-
-        model: the one that was waited for in vain, or "".   refused: what kept models from being used.
-        """
+    def _make(self, turn: Turn) -> None:
+        """Decide one session and write it in one transaction."""
 
     # From start to stop
 
@@ -244,7 +253,7 @@ class AccountService(ABC, Generic[S]):
             self._source.wait(deadline)
             model = self._source.pending()
         requests = self._requests(deadline)
-        self._make(session, deadline, model, requests, self._take_models(session, requests))
+        self._make(Turn(session, deadline, model, requests, self._take_models(session, requests)))
         return True
 
     def _requests(self, deadline: datetime) -> list[AccountEvent]:
@@ -271,14 +280,13 @@ class AccountService(ABC, Generic[S]):
             self._source.start(self._next())
             self._warm = True
 
-    def _why_not(self, missing: str, session: date, deadline: datetime, model: str) -> tuple[str, str]:
+    def _why_not(self, missing: str, turn: Turn) -> tuple[str, str]:
         """Say what keeps a decision from being made: ("", ""), or the kind of event and the reason."""
-        now = self._outside.clock.now()
-        if now >= deadline:
-            return self._late(deadline, model)
+        if self._outside.clock.now() >= turn.deadline:
+            return self._late(turn.deadline, turn.model)
         if missing:
             return "abstain", missing
-        stale = self._outside.stale(self._calendar.decide_at(session))
+        stale = self._outside.stale(self._calendar.decide_at(turn.session))
         return ("abstain", stale) if stale else ("", "")
 
     def _late(self, deadline: datetime, model: str) -> tuple[str, str]:

@@ -103,9 +103,8 @@ def forecast_universe(
     rival = "" if spec.name == config.run.model else f" {spec.name}"
     with stages(f"train{rival}") as step:
         learn = _pooled if pooled else _each
-        ready = learn(
-            config, seen, spec, registry, workers, lambda done, total: step(done, total, "models"), overrides or {}
-        )
+        asked = _Learning(config, seen, spec, registry, workers, lambda d, t: step(d, t, "models"), overrides or {})
+        ready = learn(asked)
     if not any(ready.stretches.values()):
         raise too_little(config, seen, spec)
     made: dict[str, dict[date, Signal]] = {}
@@ -176,6 +175,19 @@ def whole_session(
 
 
 @dataclass(frozen=True, slots=True)
+class _Learning:
+    """What is to be learned, from what; see ``forecast_universe``."""
+
+    config: Config
+    seen: Seen
+    spec: ModelSpec
+    registry: Registry
+    workers: int
+    train: Progress
+    overrides: Overrides
+
+
+@dataclass(frozen=True, slots=True)
 class _Ready:
     """What forecasts: by symbol, which model decides what, and what loads it; and what the ledger keeps of each."""
 
@@ -206,24 +218,17 @@ def about_all(config: Config, universe: Universe) -> dict[str, str]:
     return {"market": market, "universe": universe.name, "news": config.run.news}
 
 
-def _each(
-    config: Config,
-    seen: Seen,
-    spec: ModelSpec,
-    registry: Registry,
-    workers: int,
-    train: Progress,
-    overrides: Overrides,
-) -> _Ready:
+def _each(asked: _Learning) -> _Ready:
     """Train a model a symbol a fold, as a run of each symbol alone would, all side by side."""
+    config, seen, spec = asked.config, asked.seen, asked.spec
     planned: dict[str, tuple[Trainer, list[Fold]]] = {}
     for symbol, window in seen.windows.items():
         late, about = seen.late.get(symbol, ()), about_symbol(config, seen.universe, symbol)
         folds = plan(window.numbers, first_use(window, seen), warm_up_of(spec), config.walkforward, late)
-        planned[symbol] = (Trainer(window, spec, registry, workers=workers, about=about), folds)
-    trained = dict(zip(planned, train_together(list(planned.values()), train), strict=True))
+        planned[symbol] = (Trainer(window, spec, asked.registry, workers=asked.workers, about=about), folds)
+    trained = dict(zip(planned, train_together(list(planned.values()), asked.train), strict=True))
     uses = {
-        symbol: stretches(seen.windows[symbol], own, _in_use(seen.calendar, own, overrides.get(symbol)))
+        symbol: stretches(seen.windows[symbol], own, _in_use(seen.calendar, own, asked.overrides.get(symbol)))
         for symbol, own in trained.items()
     }
     loads = {symbol: trainer.load for symbol, (trainer, _) in planned.items()}
@@ -241,28 +246,21 @@ def _in_use(
     return found
 
 
-def _pooled(
-    config: Config,
-    seen: Seen,
-    spec: ModelSpec,
-    registry: Registry,
-    workers: int,
-    train: Progress,
-    overrides: Overrides,
-) -> _Ready:
+def _pooled(asked: _Learning) -> _Ready:
     """Train one model a fold over all symbols that have enough history at it."""
+    config, seen, spec = asked.config, asked.seen, asked.spec
     calendar, about = seen.calendar, about_all(config, seen.universe)
-    trainer = PanelTrainer(seen.windows, spec, registry, calendar, workers=workers, about=about)
+    trainer = PanelTrainer(seen.windows, spec, asked.registry, calendar, workers=asked.workers, about=about)
     first, last = calendar.index(seen.span.first), calendar.index(seen.span.last)
     folds = plan_panel(seen.windows, first, last, warm_up_of(spec), config.walkforward, seen.late)
-    trained = trainer.train(folds, train)
-    in_use = _in_use(calendar, trained, overrides.get(WHOLE))
+    trained = trainer.train(folds, asked.train)
+    in_use = _in_use(calendar, trained, asked.overrides.get(WHOLE))
     found: dict[str, list[Stretch]] = {symbol: [] for symbol in seen.windows}
     for _, used in _panel_uses(seen, spec, trained):
         for symbol, use in used.items():
             found[symbol] += stretches_of(seen.windows[symbol], use, in_use)
     load = cache(trainer.load)  # kept, for every symbol asks for it
-    return _Ready(found, dict.fromkeys(seen.windows, load), panel_facts(registry, seen, spec, trained))
+    return _Ready(found, dict.fromkeys(seen.windows, load), panel_facts(asked.registry, seen, spec, trained))
 
 
 def _panel_uses(

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol
 
-from trader.account import Account, AccountEvent, Accounts, control_of
-from trader.clock import Calendar
+from trader.account import AccountEvent, control_of
 from trader.events import Bar, BarClosed, DecisionDue, NewsArrived, RetrainDue, Signal
-from trader.lease import Lease
-from trader.ledger import Ledger
 from trader.records import Control, Fact, SessionRecord
 from trader.replay import Closed, UniverseBooks, rebuild_universe
-from trader.service import AccountService, Happened, Models, Outside
+from trader.service import AccountService, Desk, Happened, Models, Turn
 from trader.universe_events import UniverseScheduler
 from trader.universe_forecast import whole_session
 
@@ -87,32 +84,13 @@ class UniverseService(AccountService[UniverseSource]):
 
     def __init__(
         self,
-        account: Account,
-        ledger: Ledger,
-        accounts: Accounts,
+        desk: Desk,
         scheduler: UniverseScheduler,
-        calendar: Calendar,
         books: UniverseBooks,
         source_of: Callable[[], UniverseSource],
-        lease: Lease,
-        outside: Outside,
-        *,
         known: Mapping[str, dict[date, datetime | None]],
-        patient: bool = False,
-        simulated: bool = False,
     ) -> None:
-        super().__init__(
-            account,
-            ledger,
-            accounts,
-            calendar,
-            books.close,
-            source_of,
-            lease,
-            outside,
-            patient=patient,
-            simulated=simulated,
-        )
+        super().__init__(desk, books.close, source_of)
         self._known, self._scheduler, self._books = known, scheduler, books
         self._symbols = list(scheduler.of_symbol)
         self._newest: dict[str, str] = {}  # by symbol, the model that decided it last
@@ -126,16 +104,10 @@ class UniverseService(AccountService[UniverseSource]):
         self._newest = {signal.symbol: signal.model_id for signal in last.signals if signal.model_id}
         return last.record
 
-    def _make(
-        self,
-        session: date,
-        deadline: datetime,
-        model: str,
-        requests: Sequence[AccountEvent],
-        refused: Sequence[Happened],
-    ) -> None:
+    def _make(self, turn: Turn) -> None:
+        session = turn.session
         read = self._read(session)
-        why, latency = self._why_not("", session, deadline, model), None
+        why, latency = self._why_not("", turn), None
         missing, made = dict(read.missing), dict[str, Signal]()
         if why[0] == "late":
             self._source.skip(session)
@@ -143,13 +115,13 @@ class UniverseService(AccountService[UniverseSource]):
             given = dict.fromkeys(self._symbols, why[1]) if why[0] else missing
             signals, latency = self._source.decide(session, given)
             made.update(signals)
-            if not why[0] and self._outside.clock.now() >= deadline:
-                why = self._late(deadline, "")  # it took too long: its orders would fill at an open that is past
+            if not why[0] and self._outside.clock.now() >= turn.deadline:
+                why = self._late(turn.deadline, "")  # it took too long: its orders would fill at an open that is past
         if why[0]:
             missing = dict.fromkeys(self._symbols, why[1])
         unable = {symbol: one.reason for symbol, one in made.items() if one.p_up is None and not missing.get(symbol)}
         whole = whole_session(session, self._symbols, made, missing, self._newest)
-        self._write(_Decided(session, whole, read, why, unable, latency, refused), requests)
+        self._write(_Decided(session, whole, read, why, unable, latency, turn.refused), turn.requests)
         if (retrain := self._scheduler.retraining(session)) is not None:
             self._source.retrain(retrain)
 

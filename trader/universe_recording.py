@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import hashlib
 import json
-import time
 
 import numpy as np
 
@@ -13,46 +12,29 @@ from trader import metrics
 from trader.config import Config, as_mapping
 from trader.events import Signal
 from trader.ledger import Ledger, RunFacts
-from trader.recording import TOGETHER, code_version, next_returns
+from trader.recording import Waiting, code_version, next_returns
 from trader.records import Costs, SessionRecord
 from trader.universe_forecast import Seen, UniverseForecasts
 from trader.universe_metrics import Decisions
 from trader.window import Window
 
 
-class UniverseWriter:
-    """Writes the broker's sessions into the ledger, one transaction each; keeps their records.
-
-    ``flush`` writes those that wait, so a run that is stopped loses none.
-    """
+class UniverseWriter(Waiting):
+    """Writes the broker's sessions into the ledger, all symbols of one together; keeps their records."""
 
     def __init__(self, ledger: Ledger, run: int, made: UniverseForecasts, always_buy: Sequence[float]) -> None:
+        super().__init__()
         self._ledger, self._run, self._made = ledger, run, made
         self._always_buy = dict(zip(made.sessions, always_buy, strict=True))
-        self.records: list[SessionRecord] = []
-        self._waiting: list[SessionRecord] = []
-        self.seconds = 0.0
 
-    def __call__(self, record: SessionRecord) -> None:
-        """Take one session of the broker's."""
-        self._waiting.append(record)
-        if len(self._waiting) == TOGETHER:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write the sessions that wait."""
-        started = time.perf_counter()
-        while self._waiting:  # each leaves only when it is written: a Ctrl-C in between loses none
-            record = self._waiting[0]
-            self._ledger.write_universe_session(
-                self._run,
-                signals=self._made.signals[record.session],
-                record=record,
-                always_buy_equity=float(self._always_buy[record.session]),
-            )
-            self.records.append(record)
-            del self._waiting[0]
-        self.seconds += time.perf_counter() - started
+    def _put(self, record: SessionRecord) -> None:
+        self._ledger.write_universe_session(
+            self._run,
+            signals=self._made.signals[record.session],
+            record=record,
+            always_buy_equity=float(self._always_buy[record.session]),
+        )
+        self.records.append(record)
 
     def account(self, costs: Costs, risk_free: float) -> metrics.EvaluationInputs:
         """Return the written sessions in columns, for the metrics of the account; its signals are not in them.
