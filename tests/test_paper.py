@@ -169,6 +169,25 @@ def test_an_account_does_not_go_on_from_orders_that_are_not_its_own(tmp_path: Pa
         replayed(home)
 
 
+def test_a_first_training_that_fails_is_told_and_the_backtest_of_the_account_begins_as_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = tmp_path / "fails"
+    monkeypatch.setenv("TRADER_TEST_FAILS", str(fails))
+    home, model = builders.a_home(tmp_path), "tests.a_universe:FailingModel"
+    run = an_account(home, model=model)
+    fails.touch()
+    replayed(home)
+    with Ledger.open(home / "ledger.db", read_only=True) as ledger:
+        accounts, signals = Accounts(ledger, SimulatedClock(builders.NOW)), ledger.signals(run)
+        events = accounts.events(accounts.get("acct"))
+    told = [event for event in events if event.kind == "abstain"]
+    assert [event.session for event in told] == [FIRST]
+    assert told[0].detail.startswith("no model yet: the training of") and told[0].detail.endswith("failed")
+    assert signals[0].session == DAYS[DAYS.index(FIRST) + 1] and signals[0].p_up is not None
+    assert same_as_its_backtest(home)
+
+
 def test_an_account_that_stopped_goes_on_where_it_stands(tmp_path: Path) -> None:
     home = builders.a_home(tmp_path)
     outcome = backtest(home, model=TINY)

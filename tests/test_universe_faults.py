@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import a_universe, builders
-from tests.a_universe import DAYS, POOLED, SYMBOLS, TINY, backtest, rows, the_same
+from tests.a_universe import DAYS, POOLED, TINY, backtest, rows, the_same
 from tests.builders import CALENDAR
 from tests.test_universe_paper import DUE, an_account, its_backtest, kept, replayed, world
 from trader import host, running, universe_host
@@ -73,8 +73,8 @@ def test_a_model_that_fails_abstains_for_its_symbols_and_for_no_others(
     events = [event for event in kept(home)[1] if event.kind in ("damaged", "abstain")]
     assert {event.session for event in events} == {DAYS[T + 3]}
     told = {(event.kind, event.symbol) for event in events}
-    one, pooled = {("damaged", "A"), ("abstain", "A")}, {("damaged", ""), *(("abstain", name) for name in SYMBOLS)}
-    assert told == (one if model == TINY else pooled)
+    one, all_of_them = {("damaged", "A"), ("abstain", "A")}, {("damaged", ""), ("abstain", "")}
+    assert told == (one if model == TINY else all_of_them)  # what keeps all from a decision is told once
     the_same(rows(home, run), rows(home, its_backtest(home, model, DAYS[T + 6])))
 
 
@@ -125,6 +125,77 @@ def test_a_training_that_fails_is_tried_again_a_session_later_and_the_model_befo
     used = [one.session for one in events if one.kind == "use" and one.symbol == whose]
     assert used == [DAYS[T + 1], DAYS[T + 2]]
     the_same(rows(home, run), rows(home, its_backtest(home, model, DAYS[T + 4])))
+
+
+@pytest.mark.parametrize("model", ["tests.a_universe:FailingModel", "tests.a_universe:FailingPooledModel"])
+def test_a_first_training_that_fails_is_told_and_the_backtest_of_the_account_begins_as_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    fails = tmp_path / "fails"
+    monkeypatch.setenv("TRADER_TEST_FAILS", str(fails))
+    home = a_universe.fill(tmp_path)
+    run = an_account(home, model)
+    fails.touch()
+    replayed(home, DAYS[74])
+    told = [one for one in kept(home)[1] if one.kind == "abstain"]
+    assert told and all("the training of" in one.detail and "failed" in one.detail for one in told)
+    assert {one.symbol for one in told} == ({""} if "Pooled" in model else {"A"})
+    the_same(rows(home, run), rows(home, its_backtest(home, model, DAYS[74])))
+
+
+def test_models_that_wait_for_their_turn_are_trained_before_the_next_decision_is_due(tmp_path: Path) -> None:
+    home = a_universe.fill(tmp_path)
+    backtest(home, TINY, DAYS[T - 1])
+    an_account(home, TINY, compute={"workers": 1})
+    replayed(home, DAYS[T - 1])
+    before = {path.name for path in (home / "models").iterdir()}
+    clock = SimulatedClock(DUE.decide_at(DAYS[T]))
+    with running.running(Home(home), "acct", replace(world(clock), patient=False)) as service:
+        assert service.run_due() == 1
+        until = time.perf_counter() + 120
+        while len({path.name for path in (home / "models").iterdir() if path.name[0] != "."} - before) < 2:
+            assert time.perf_counter() < until, "the second one never began"
+            clock.set(min(clock.now() + timedelta(seconds=20), DUE.decide_at(DAYS[T + 1]) - timedelta(minutes=1)))
+            service.read_ahead()
+            time.sleep(0.05)
+
+
+def test_an_account_that_ends_while_one_symbol_trains_goes_on_with_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two models that are due one is adopted and the other under way when the service ends."""
+    gate, model = tmp_path / "gate", "tests.a_universe:TicketModel"
+    monkeypatch.setenv("TRADER_TEST_GATE", str(gate))
+    gate.mkdir()
+    home = a_universe.fill(tmp_path)
+
+    def tickets(count: int) -> None:
+        for old in gate.iterdir():
+            old.unlink()
+        for number in range(count):
+            (gate / str(number)).touch()
+
+    tickets(50)
+    backtest(home, model, DAYS[T])
+    run = an_account(home, model, compute={"workers": 1})
+    replayed(home, DAYS[T - 1])
+    tickets(1)
+    clock = SimulatedClock(DUE.decide_at(DAYS[T]))
+    with running.running(Home(home), "acct", replace(world(clock), patient=False)) as service:
+        assert service.run_due() == 1
+        until = time.perf_counter() + 120
+        while "and 1 more" in service._source.pending():
+            assert time.perf_counter() < until
+            time.sleep(0.05)
+        clock.set(CALENDAR.open_at(DAYS[T + 2]))
+        assert service.run_due() == 1  # too late, but what is there is adopted with it
+    adopted = [one.symbol for one in kept(home)[1] if one.kind == "adopted" and one.session == DAYS[T]]
+    assert len(adopted) == 1
+    tickets(50)
+    replayed(home, DAYS[T + 5])
+    adopted = [one.symbol for one in kept(home)[1] if one.kind == "adopted" and one.session == DAYS[T]]
+    assert sorted(adopted) == ["A", "B"]
+    the_same(rows(home, run), rows(home, its_backtest(home, model, DAYS[T + 5])))
 
 
 def test_what_is_read_ahead_changes_no_row(tmp_path: Path) -> None:

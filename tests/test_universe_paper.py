@@ -244,3 +244,30 @@ def test_what_befalls_one_symbol_is_written_with_its_name(tmp_path: Path) -> Non
     events: Sequence[AccountEvent] = kept(home)[1]
     assert {event.symbol for event in events if event.kind == "adopted"} == {"A", "B"}
     assert not [event for event in events if event.kind == "abstain"], "a bar that is not there tells it by itself"
+
+
+@pytest.mark.parametrize("model", [TINY, POOLED])
+def test_a_hole_that_is_filled_in_afterwards_changes_no_training_of_the_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    hole = tuple(range(73, 93))  # longer than from one training to the next
+    monkeypatch.setattr(a_universe, "HOLES", {"B": hole})
+    home = a_universe.fill(tmp_path)
+    run = an_account(home, model)
+    replayed(home, DAYS[92])
+    whole = builders.bars(DAYS, seed=SYMBOLS.index("B"), symbol="B")
+    with MarketStore.open(home / "market.db") as store:
+        store.add_bars([bar for bar in whole if bar.session in {DAYS[at] for at in hole}], source="dated back")
+    replayed(home)
+    the_same(rows(home, run), rows(home, its_backtest(home, model)))
+
+
+def test_sessions_that_the_run_traded_has_not_are_told_once_each_and_those_before_it_not_at_all(tmp_path: Path) -> None:
+    home = a_universe.fill(tmp_path)
+    made = config(TINY)
+    a_universe.universe_engine.backtest(made, home, DAYS[74], DAYS[80], readers=builders.readers())
+    run = an_account(home, signals="1")
+    replayed(home, DAYS[83])
+    told = [(one.session, one.symbol) for one in kept(home)[1] if one.kind == "abstain"]
+    assert told == [(DAYS[at], "") for at in (81, 82, 83)]
+    assert min(row["session"] for row in rows(home, run)["signals"]) == str(DAYS[74])

@@ -217,7 +217,7 @@ def as_account(options: argparse.Namespace) -> None:
         if not recorded:
             raise NoData("the account has traded no session yet", where=account.name)
         first, newest = account.first_session, date.fromisoformat(recorded[-1]["session"])
-        last = _last_bar(home, account, newest)
+        last = newest if symbols else _last_bar(home, account, newest)  # one of many closes sessions without a bar
         mine, later = (
             ledger.ledger_hash(account.run, until=last),
             [row for row in recorded if row["session"] > str(last)],

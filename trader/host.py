@@ -109,6 +109,7 @@ class ModelHost:
         self._due: _Attempt | None = None
         self._asked = ""
         self._decided: date | None = None
+        self.without = ""  # why there is no model yet though one was due, "" where none was or there is one
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -146,6 +147,8 @@ class ModelHost:
             return None
         self.wait()
         made = self._decided_by(event.session, lambda model_id: self._signal(event, model_id), started)
+        if made is None and self.without:  # a backtest, whose training does not fail, has to be told
+            return Decision(self._abstained(event, "", self.without), 0.0)
         return None if made is None else Decision(*made)
 
     def _decided_by(self, session: date, decide: Callable[[str], Made], started: float) -> tuple[Made, float] | None:
@@ -294,6 +297,7 @@ class ModelHost:
                 self._note(due.session, "fallback", f"trained for the {CPU}: {in_a_line(error)}")
                 due.fell_back = True
                 due.number -= 1
+                training.close()  # it gives its place among those side by side back
                 self._try(due)
             else:
                 self._failed(due, training, error)
@@ -314,6 +318,8 @@ class ModelHost:
         )
         if due.number == 1 and incumbent and not self._adoption.in_use.is_named(following):
             self._name(following, incumbent)
+        if not incumbent:
+            self.without = f"no model yet: the training of {due.session} failed"
         if again:
             self._trainer.registry.discard(training.model_id)  # where what failed is the reading of it
         else:
@@ -345,6 +351,7 @@ class ModelHost:
     def _take(self, trained: Any, broken: str = "") -> Verdict:
         verdict = self._adoption.take(trained, broken)
         self.trained.append(trained)
+        self.without = ""
         said = f"model {verdict.newcomer}: {verdict.reason}"
         self._note(verdict.session, "adopted" if verdict.adopted else "refused", said)
         return verdict

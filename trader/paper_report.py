@@ -110,7 +110,7 @@ def _money(home: Home, one: Seen, signals: Sequence[Any], fills: Sequence[dict[s
         f"Equity {newest['equity']:,.2f} after {len(one.equity):,} sessions ({made:+,.2f}; Always Buy "
         f"{newest['always_buy_equity'] - config.costs.cash:+,.2f}); "
         + ("" if symbols_of(config.run.market) else f"position {newest['position']:,.4f}, ")
-        + f"{newest['exposure']:.1%} of equity"
+        + f"{_invested(one):.1%} of equity"
     ]
     if len(one.equity) < ENOUGH:
         return [*said, f"Sharpe ratio: too few sessions, from {ENOUGH} on it is shown with its interval."]
@@ -201,6 +201,14 @@ def _seen(ledger: Ledger, accounts: Accounts, name: str) -> Seen:
         ledger.ledger_hash(account.run),
         _held(ledger, account.run),
     )
+
+
+def _invested(one: Seen) -> float:
+    """Return the share of equity that is invested: signed of one symbol, of many long and short added up."""
+    newest = one.equity[-1]
+    if not symbols_of(one.account.config.run.market):
+        return float(newest["exposure"])
+    return float(sum(abs(row["value"]) for row in one.holdings) / newest["equity"])
 
 
 def _held(ledger: Ledger, run: int) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -49,7 +49,7 @@ from trader.training import Trainer
 from trader.universe import Universe, is_universe, market_of, refuse_universe, universe_of
 from trader.universe_broker import UniverseTrading, holding_universe
 from trader.universe_engine import check_possible
-from trader.universe_events import UniverseScheduler
+from trader.universe_events import Moments, UniverseScheduler
 from trader.universe_host import host_of
 from trader.universe_paper import UniverseService, UniverseSource
 from trader.universe_source import StoredUniverse, UniverseModels
@@ -251,7 +251,7 @@ def _service_of_one(of: _Opened, stack: ExitStack) -> Service:
         max_silence=config.risk.max_news_silence,
     )
     books = stack.enter_context(closing(_books(config)))
-    read = partial(_source, of.home, account, of.ledger, of.store, scheduler, calendar, of.world)
+    read = partial(_source, of.home, account, of.ledger, of.store, scheduler, calendar, of.world, known)
     return Service(of.desk(calendar), scheduler, books, read, known)
 
 
@@ -270,7 +270,7 @@ def _service_of_many(of: _Opened, stack: ExitStack) -> UniverseService:
     )
     books = stack.enter_context(closing(_books_of_many(config, symbols)))
     return UniverseService(
-        of.desk(calendar), scheduler, books, lambda: _source_of_many(of, universe, scheduler, calendar), known
+        of.desk(calendar), scheduler, books, lambda: _source_of_many(of, universe, scheduler, calendar, known), known
     )
 
 
@@ -336,6 +336,7 @@ def _source(
     scheduler: Scheduler,
     calendar: Calendar,
     world: World,
+    known: Mapping[date, datetime | None],
 ) -> Source:
     if account.signals_run is not None:
         return StoredSignals(ledger, account.signals_run)
@@ -363,7 +364,7 @@ def _source(
     )
 
     def first_read(session: date) -> date:
-        return history_of(store, calendar, config, session, spec.lookback)
+        return history_of(store, calendar, config, session, spec.lookback, known)
 
     return ModelSource(
         host, scheduler, calendar, ledger, account, world.clock, first_read, readers.warm_up, readers.texts.index
@@ -371,7 +372,7 @@ def _source(
 
 
 def _source_of_many(
-    of: _Opened, universe: Universe, scheduler: UniverseScheduler, calendar: Calendar
+    of: _Opened, universe: Universe, scheduler: UniverseScheduler, calendar: Calendar, known: Mapping[str, Moments]
 ) -> UniverseSource:
     account, config = of.account, of.account.config
     if account.signals_run is not None:
@@ -393,8 +394,10 @@ def _source_of_many(
     )
 
     def first_read(session: date) -> date:
-        whose = dict.fromkeys(member.prices for member in universe)
-        return min(history_of(of.store, calendar, config, session, spec.lookback, one) for one in whose)
+        return min(
+            history_of(of.store, calendar, config, session, spec.lookback, known[one.symbol], one.prices)
+            for one in universe
+        )
 
     clock, embed = of.world.clock, readers.texts.index
     return UniverseModels(host, scheduler, calendar, of.ledger, account, clock, first_read, readers.warm_up, embed)

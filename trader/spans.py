@@ -98,7 +98,13 @@ def newest_in_time(
 
 
 def history_of(
-    store: MarketStore, calendar: Calendar, config: Config, session: date, lookback: int, symbol: str = ""
+    store: MarketStore,
+    calendar: Calendar,
+    config: Config,
+    session: date,
+    lookback: int,
+    bars_known: Mapping[date, datetime | None],
+    symbol: str = "",
 ) -> date:
     """Return the session to begin reading at for a decision on ``session``; the same one where there is no history.
 
@@ -109,7 +115,7 @@ def history_of(
     if held is None or held.first is None or held.first >= session:
         return session
     before = calendar.session(calendar.index(session) - 1)
-    sessions = sessions_in_time(store, calendar, symbol, held.first, before, {})
+    sessions = sessions_in_time(store, calendar, symbol, held.first, before, bars_known)
     return pump_of(config, sessions, len(sessions), lookback) if sessions else session
 
 

@@ -184,7 +184,10 @@ class PooledHost(ModelHost):
             return {}
         self.wait()
         made = self._decided_by(session, lambda model_id: self._signals(session, missing, model_id), perf_counter())
-        return {} if made is None else made[0]
+        if made is None:
+            why = self.without
+            return {symbol: abstain(session, symbol, "", why) for symbol in self.windows} if why else {}
+        return made[0]
 
     def skip(self, session: date) -> None:
         """Be told that a session is not decided."""
@@ -192,6 +195,8 @@ class PooledHost(ModelHost):
 
     def _signals(self, session: date, missing: Mapping[str, str], model_id: str) -> dict[str, Signal]:
         ready = [one for one, window in self.windows.items() if not missing.get(one) and len(window) > self._warm]
+        if not ready:
+            return {}
         return self._guarded(
             session,
             model_id,

@@ -93,16 +93,17 @@ class UniverseService(AccountService[UniverseSource]):
         super().__init__(desk, books.close, source_of)
         self._known, self._scheduler, self._books = known, scheduler, books
         self._symbols = list(scheduler.of_symbol)
-        self._newest: dict[str, str] = {}  # by symbol, the model that decided it last
 
     def _restore(self, controls: Mapping[date, Control]) -> SessionRecord | None:
         run, scheduler = self.account.run, self._scheduler
         rebuild_universe(self._books, self._ledger, run, self._symbols, scheduler.bars_in_time, controls)
+        return self._books.last.record if self._books.last else None
+
+    @property
+    def _newest(self) -> dict[str, str]:
+        """By symbol, the model that decided it last."""
         last = self._books.last
-        if last is None:
-            return None
-        self._newest = {signal.symbol: signal.model_id for signal in last.signals if signal.model_id}
-        return last.record
+        return {signal.symbol: signal.model_id for signal in last.signals if signal.model_id} if last else {}
 
     def _make(self, turn: Turn) -> None:
         session = turn.session
@@ -119,7 +120,13 @@ class UniverseService(AccountService[UniverseSource]):
                 why = self._late(turn.deadline, "")  # it took too long: its orders would fill at an open that is past
         if why[0]:
             missing = dict.fromkeys(self._symbols, why[1])
-        unable = {symbol: one.reason for symbol, one in made.items() if one.p_up is None and not missing.get(symbol)}
+        able = {symbol: one for symbol, one in made.items() if not missing.get(symbol)}
+        unable = {symbol: one.reason for symbol, one in able.items() if one.p_up is None}
+        if (
+            len(unable) > 1 and len(unable) == len(able) and len(set(unable.values())) == 1
+        ):  # what keeps all is told once
+            why, unable = ("abstain", next(iter(unable.values()))), {}
+            missing = dict.fromkeys(self._symbols, why[1])
         whole = whole_session(session, self._symbols, made, missing, self._newest)
         self._write(_Decided(session, whole, read, why, unable, latency, turn.refused), turn.requests)
         if (retrain := self._scheduler.retraining(session)) is not None:

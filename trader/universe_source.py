@@ -19,6 +19,7 @@ from trader.ledger import Ledger
 from trader.model_source import VERDICTS
 from trader.records import Fact
 from trader.universe_events import UniverseScheduler
+from trader.universe_forecast import TOO_YOUNG
 from trader.universe_host import UniverseHost
 
 
@@ -134,6 +135,8 @@ class StoredUniverse:
 
     def __init__(self, ledger: Ledger, run: int) -> None:
         self._ledger, self._run = ledger, run
+        [span] = ledger.query("SELECT min(session) AS first FROM signals WHERE run = ?", run)
+        self._first = None if span["first"] is None else date.fromisoformat(span["first"])
 
     def start(self, following: date) -> None:
         """Nothing has to be got ready."""
@@ -155,10 +158,12 @@ class StoredUniverse:
         """Nothing is ever waited for."""
 
     def decide(self, session: date, missing: Mapping[str, str]) -> tuple[Mapping[str, Signal], float | None]:
-        """Return the stored signals of the session; abstentions where the run has none."""
-        found = {signal.symbol: signal for signal in self._ledger.signals(self._run, session, session)}
-        if found:
-            return found, 0.0
+        """Return the stored signals of the session; nothing before the run's first, abstentions where it has none."""
+        found = self._ledger.signals(self._run, session, session)
+        if found:  # that one was too young is said of itself
+            return {one.symbol: one for one in found if one.p_up is not None or one.reason != TOO_YOUNG}, 0.0
+        if self._first is None or session < self._first:
+            return {}, None
         reason = f"run {self._run} has no signal of this session"
         return {symbol: abstain(session, symbol, "", reason) for symbol in self._ledger.symbols(self._run)}, None
 

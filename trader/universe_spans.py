@@ -52,14 +52,16 @@ def universe_span(
     held = [symbols[name] for name in dict.fromkeys(member.prices for member in universe)]
     firsts = [span.first for span in held if span.first is not None]
     lasts = [span.last for span in held if span.last is not None]
-    if first.year < min(firsts).year or last.year > max(lasts).year or last < min(firsts) or first > max(lasts):
+    beyond = bars_known is None and last.year > max(lasts).year  # an account closes sessions without a bar, too
+    if first.year < min(firsts).year or beyond or last < min(firsts) or first > max(lasts):
         raise NoData(
             f"no bars of {universe.name} for some of these days",
             got=f"--from {first} --to {last}",
             expected=f"days within {min(firsts)}..{max(lasts)}",
             do="choose other days or import more prices",
         )
-    last = min(last, max(lasts))
+    if bars_known is None:
+        last = min(last, max(lasts))
     known = bars_known or {}
     sessions = {
         member.symbol: sessions_in_time(store, calendar, member.prices, min(firsts), last, known.get(member.symbol, {}))
