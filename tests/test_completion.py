@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 import torch
 from torch import Tensor, nn
 
-from benchmarks.completion import Planted, blocks, mixture
+from benchmarks.completion import Planted, blocks, crowded, mixture
 from models.msmf.boltzmann import CompletionConfig, Rbm
 from models.msmf.completion import (
     FARTHEST,
@@ -21,6 +21,7 @@ from models.msmf.completion import (
     DbnCompletion,
     MeanFilling,
     RbmCompletion,
+    Standard,
     ZeroFilling,
 )
 from trader.errors import ConfigError, ModelError
@@ -86,6 +87,43 @@ def test_a_missing_block_is_filled_from_the_factors_it_shares_with_the_others(
     rmse = error(planted, RbmCompletion(96))
     assert rmse < of_mean * planted.mean_rmse
     assert rmse < of_optimum * planted.optimal_rmse
+
+
+def test_what_two_blocks_share_is_found_though_one_of_them_is_full_of_something_else() -> None:
+    planted = crowded()
+    whitened, plain = (error(planted, RbmCompletion(64, block=block)) for block in (32, 1))
+    assert whitened < 1.5 * planted.optimal_rmse < 0.5 * planted.mean_rmse
+    assert plain > 0.8 * planted.mean_rmse, "else the whitening of blocks makes no difference"
+
+
+def test_whitened_blocks_have_unit_covariance_and_what_does_not_vary_stays_its_mean() -> None:
+    made = rows(500)
+    made[:, 5] = 7.0  # constant
+    made[:, 10] = made[:, 8] + made[:, 9]  # says nothing of its own
+    standard = Standard(V, 4)
+    standard.measure(made)
+    white = standard(made)
+    covariance = (white.T @ white / len(made)).numpy()
+    for at, rank in ((0, 4), (4, 3), (8, 3)):
+        variances = np.linalg.eigvalsh(covariance[at : at + 4, at : at + 4])
+        np.testing.assert_allclose(variances[-rank:], 1.0, atol=0.02)
+        np.testing.assert_allclose(variances[:-rank], 0.0, atol=1e-6)
+    assert white.mean(0).abs().max() < 1e-3
+    torch.testing.assert_close(standard.back(white), made, rtol=1e-3, atol=1e-2)
+    assert torch.equal(standard.back(torch.randn(9, V))[:, 5], torch.full((9,), 7.0))
+
+
+def test_blocks_of_one_feature_are_standardised_by_themselves() -> None:
+    made, standard = rows(500), Standard(V)
+    standard.measure(made)
+    mean, std = made.double().mean(0), made.double().std(0, correction=0)
+    torch.testing.assert_close(standard(made), ((made - mean) / std).float().clamp(-FARTHEST, FARTHEST))
+    torch.testing.assert_close(standard.std, std.float())
+
+
+def test_blocks_that_do_not_divide_the_features_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"blocks do not divide the features .*12 by 5"):
+        MeanFilling(V, block=5)
 
 
 def test_heavy_tails_cost_it_some_but_leave_it_far_better_than_the_mean() -> None:

@@ -122,13 +122,31 @@ def test_permuting_the_padding_or_what_stands_in_it_changes_nothing() -> None:
 @pytest.mark.parametrize("completion", ["rbm", "dbn", "mean", "zero", "forward"])
 def test_with_every_modality_present_completion_changes_nothing(completion: str) -> None:
     net = network(completion=completion)
-    net.completion.fit(torch.randn(64, 96), 0)
-    x = torch.randn(8, 6, 16)
-    assert torch.equal(net.fill(x, torch.ones(8, 6, dtype=torch.bool)), x)
+    net.completion.fit(torch.randn(64, (6 + net.beside) * 16), 0)
+    x = torch.randn(8, 6 + net.beside, 16)
+    assert torch.equal(net.fill(x, torch.ones(8, 6, dtype=torch.bool)), x[:, :6])
     some = torch.rand(8, 6) > 0.5
     filled = net.fill(x, some)
-    assert torch.equal(filled[some], x[some])
-    assert not torch.equal(filled[~some], x[~some])
+    assert torch.equal(filled[some], x[:, :6][some])
+    assert not torch.equal(filled[~some], x[:, :6][~some])
+
+
+def test_a_modality_is_filled_from_the_whole_ones_and_not_from_what_is_left_of_itself() -> None:
+    net = network(completion="rbm")
+    net.completion.fit(torch.randn(64, (6 + net.beside) * 16), 0)
+    x, there = torch.randn(8, 6 + net.beside, 16), torch.ones(8, 6, dtype=torch.bool)
+    at = {feature: place for place, feature in enumerate(net.config.features)}
+    there[:, at["text", "fine"]] = False
+
+    def filled(changed: int) -> Tensor:
+        other = x.clone()
+        other[:, changed] += 1.0
+        return net.fill(other, there)[:, at["text", "fine"]]
+
+    assert torch.equal(filled(at["text", "coarse"]), net.fill(x, there)[:, at["text", "fine"]])
+    assert torch.equal(net.fill(x, there)[:, at["text", "coarse"]], x[:, at["text", "coarse"]])
+    for seen in (at["numeric", "fine"], at["image", "coarse"], 6):  # the last: the numbers themselves
+        assert not torch.equal(filled(seen), net.fill(x, there)[:, at["text", "fine"]])
 
 
 def test_the_pairs_of_an_untrained_network_add_little_and_its_first_step_lets_them_learn_for_each_task() -> None:

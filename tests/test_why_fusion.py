@@ -159,7 +159,7 @@ def test_a_day_without_headlines_says_that_the_text_was_filled_and_by_what(model
     told = model.fusion(on, day)
     assert [(one.modality, one.scale, one.method) for one in told.filled] == [("text", "fine", "rbm")]
     said = only(printed(told), "Text (fine) missing")
-    assert said.startswith("Text (fine) missing: filled by rbm from numbers, chart and text (coarse), ")
+    assert said.startswith("Text (fine) missing: filled by rbm from numbers and chart, ")
     whole = hushed(on, day - 2, day + 1)  # the whole window
     both = model.fusion(whole, day)
     assert [(one.modality, one.scale) for one in both.filled] == [("text", "fine"), ("text", "coarse")]
@@ -327,7 +327,7 @@ def test_why_of_a_session_without_headlines_says_what_filled_the_text(home: Path
     quiet = [at for at in range(116, 139) if kept(home, at)[-1] == "No headline that session."]
     assert quiet
     text = say(home, DAYS[quiet[0]])
-    assert "\nText (fine) missing: filled by rbm from numbers, chart and text (coarse), " in text
+    assert "\nText (fine) missing: filled by rbm from numbers and chart, " in text
 
 
 def test_where_the_model_is_gone_why_says_so_and_shows_what_the_ledger_keeps(

@@ -106,7 +106,8 @@ def _missing(fusion: Fusion) -> list[str]:
     alike: dict[tuple[str, str, int | None], list[Filled]] = {}
     for one in fusion.filled:
         alike.setdefault((one.modality, one.method, one.sessions_back), []).append(one)
-    given = _listed(_named(fusion, fusion.present))
+    lacking = {one.modality for one in fusion.filled}  # what is left of them is not filled from
+    given = _listed(_named(fusion, [feature for feature in fusion.present if feature[0] not in lacking]))
     lines = []
     for (_, method, back), some in alike.items():
         (what,) = _named(fusion, [(one.modality, one.scale) for one in some])

@@ -29,6 +29,10 @@ from trader.errors import ConfigError, ModelError
 FILL_BATCH = 64
 
 RUNAWAY = 1e3  # standard deviations; a reconstruction so far out is that of weights that ran away
+# Deviation of a whitened feature in units of the visible noise. At 1 that noise is all the variance there is, and what
+# blocks share is filled in too faint; features that were not whitened repeat each other and need no more.
+CONTRAST = 1.5
+NARROW = 1e-4  # of a block's largest standard deviation; a direction of less counts as constant
 FARTHEST = 10.0  # standard deviations; a feature farther out is read as this far, so that one cannot drown the rest
 
 
@@ -63,16 +67,27 @@ class Completion(Protocol):
 
 
 class Standard(nn.Module):
-    """Mean and standard deviation of each feature over the rows it was measured on, as buffers; (V,) each."""
+    """Mean 0 and covariance 1 for the features of each block, measured on rows; what it learned is in its buffers.
+
+    V features are n blocks of ``width``, whose features come or are missing together. Each is whitened by the inverse
+    square root of its own covariance (ZCA: Bell and Sejnowski 1997; for Gaussian RBMs: Krizhevsky 2009). Otherwise the
+    features of an encoder, most of which say much the same, draw all hidden units to their own block, and what two
+    modalities share gets none (measured: docs/msmf.md). Of the square roots this one moves least, and smoothly, as the
+    encoders learn, so that weights learned before still fit. With width 1 it is mean and standard deviation.
+    """
 
     mean: Tensor
-    std: Tensor
+    root: Tensor
+    inverse: Tensor
     rows: Tensor
 
-    def __init__(self, V: int) -> None:
+    def __init__(self, V: int, width: int = 1) -> None:
         super().__init__()
+        if V % width:
+            raise ModelError("blocks do not divide the features", got=f"{V} by {width}")
         self.register_buffer("mean", torch.zeros(V))
-        self.register_buffer("std", torch.ones(V))
+        self.register_buffer("root", torch.eye(width).repeat(V // width, 1, 1))  # (n, width, width), of the covariance
+        self.register_buffer("inverse", torch.eye(width).repeat(V // width, 1, 1))  # of root, 0 where that is 0
         self.register_buffer("rows", torch.zeros(1))  # how many; 0 before the first measure
 
     @property
@@ -80,33 +95,53 @@ class Standard(nn.Module):
         """Whether it has seen rows."""
         return bool(self.rows > 0)
 
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of each feature (V,)."""
+        return self.root.square().sum(2).sqrt().flatten()
+
     def measure(self, rows: Tensor) -> None:
-        """Take over the statistics of (N, V); one that varies by rounding alone counts as constant: deviation 0."""
-        std, mean = torch.std_mean(rows.double(), dim=0, correction=0)
+        """Take over the statistics of (N, V); a direction that varies by rounding alone counts as constant."""
+        mean = rows.double().mean(0)
+        n, width, _ = self.root.shape
+        parts = (rows - mean).view(-1, n, width).transpose(0, 1)  # (n, N, width)
+        variance, axes = torch.linalg.eigh(parts.transpose(1, 2) @ parts / len(rows))  # (n, width), (n, width, width)
+        least = (1e-6 * mean.abs() + 1e-12).view(n, width).amax(1, keepdim=True)  # (n, 1)
+        least = torch.maximum(least, NARROW * variance.clamp_min(0).amax(1, keepdim=True).sqrt())
+        std = variance.clamp_min(0).sqrt()
+        std = torch.where(std > least, std, 0.0)[:, None]  # (n, 1, width)
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6 * mean.abs() + 1e-12, std, 0.0))
+        self.root.copy_((axes * std) @ axes.transpose(1, 2))
+        self.inverse.copy_((axes * torch.where(std > 0, 1 / std, 0.0)) @ axes.transpose(1, 2))
         self.rows.fill_(len(rows))
 
     def forward(self, v: Tensor) -> Tensor:
-        """(B, V) features → (B, V) standardised, no farther out than FARTHEST."""
-        return ((v - self.mean) / torch.where(self.std > 0, self.std, 1.0)).clamp(-FARTHEST, FARTHEST)
+        """(B, V) features → (B, V) whitened, no farther out than FARTHEST."""
+        return self._through(v - self.mean, self.inverse).clamp(-FARTHEST, FARTHEST)
 
     def back(self, x: Tensor) -> Tensor:
-        """(B, V) standardised → (B, V) features; a constant one is its mean, whatever x says."""
-        return x * self.std + self.mean
+        """(B, V) whitened → (B, V) features; a constant one is its mean, whatever x says."""
+        return self._through(x, self.root) + self.mean
+
+    def _through(self, x: Tensor, matrices: Tensor) -> Tensor:
+        n, width, _ = matrices.shape
+        parts = x.reshape(-1, n, width).transpose(0, 1)  # (n, B, width)
+        return (parts @ matrices).transpose(0, 1).reshape(-1, n * width)
 
 
 class DbnCompletion(nn.Module):
     """Fill by a DBN over standardised features; a Completion. Same rows and seed, same bytes.
 
+    block: how many features side by side come or are missing together, see Standard.
     Rows fitted to later (the encoders move, their features are refreshed) are standardised by their own statistics,
     and the weights go on from where they are.
     """
 
-    def __init__(self, V: int, config: CompletionConfig | None = None) -> None:
+    def __init__(self, V: int, config: CompletionConfig | None = None, *, block: int = 1) -> None:
         super().__init__()
         self.config = config or CompletionConfig(hidden=(512, 256))
-        self.standard = Standard(V)
+        self.standard = Standard(V, block)
+        self.contrast = CONTRAST if block > 1 else 1.0
         self.dbn = Dbn(V, self.config.hidden)
 
     @torch.no_grad()
@@ -117,8 +152,9 @@ class DbnCompletion(nn.Module):
             generator = torch.Generator(rows.device).manual_seed(seed)
             fresh = not self.standard.measured
             self.standard.measure(rows)
-            self.dbn.learn(self.standard(rows), self.config, fresh, generator)
-            far = float(self.dbn.round_trip(self.standard(rows)).abs().max())
+            x = self.contrast * self.standard(rows)  # (N, V)
+            self.dbn.learn(x, self.config, fresh, generator)
+            far = float(self.dbn.round_trip(x).abs().max())
         if not far <= RUNAWAY:  # NaN too
             raise ModelError("a completion's training ran away", got=f"{far:.3g} deviations", do="lower learning_rate")
 
@@ -137,10 +173,10 @@ class DbnCompletion(nn.Module):
             raise ModelError("a filling needs steps", got=steps, expected="at least 1")
 
         def guess(known: Tensor, there: Tensor) -> Tensor:
-            clamped = self.standard(known)  # (FILL_BATCH, V)
+            clamped = self.contrast * self.standard(known)  # (FILL_BATCH, V)
             x = torch.where(there, clamped, 0.0)
             found = self._settle(x, there, steps) if generator is None else self._gibbs(x, there, steps, generator)
-            return self.standard.back(torch.where(there.any(1, keepdim=True), found, 0.0))
+            return self.standard.back(torch.where(there.any(1, keepdim=True), found / self.contrast, 0.0))
 
         return complete(v, present, self.standard, guess)
 
@@ -151,11 +187,11 @@ class DbnCompletion(nn.Module):
         require_fitted(self.standard)
         with reproducible(device=str(rows.device)):
             generator = torch.Generator(rows.device).manual_seed(seed)
-            x = self.standard(rows)
+            x = self.contrast * self.standard(rows)  # (N, V)
             order = torch.rand(x.shape, generator=generator, device=x.device).argsort(0)  # (N, V), each column its own
             lowest, error = self.dbn.stack[0], self.dbn.round_trip(x) - x
             gap = lowest.free_energy(x.gather(0, order)).mean() - lowest.free_energy(x).mean()
-            return Fidelity(float(error.square().mean().sqrt()), float(gap))
+            return Fidelity(float(error.square().mean().sqrt()) / self.contrast, float(gap))
 
     def _settle(self, x: Tensor, there: Tensor, steps: int) -> Tensor:
         for _ in range(steps):
@@ -174,8 +210,8 @@ class DbnCompletion(nn.Module):
 class RbmCompletion(DbnCompletion):
     """Fill by a single RBM, which is a DBN of one layer: the recommended completion."""
 
-    def __init__(self, V: int, config: CompletionConfig | None = None) -> None:
-        super().__init__(V, config or CompletionConfig())
+    def __init__(self, V: int, config: CompletionConfig | None = None, *, block: int = 1) -> None:
+        super().__init__(V, config or CompletionConfig(), block=block)
         if len(self.config.hidden) != 1:
             raise ConfigError("an RBM has one layer", where="completion", got=self.config.hidden, expected="one number")
 
@@ -183,9 +219,9 @@ class RbmCompletion(DbnCompletion):
 class ZeroFilling(nn.Module):
     """Fill with zeros, in the features' own units; a Completion."""
 
-    def __init__(self, V: int) -> None:
+    def __init__(self, V: int, *, block: int = 1) -> None:
         super().__init__()
-        self.standard = Standard(V)
+        self.standard = Standard(V, block)
 
     @torch.no_grad()
     def fit(self, rows: Tensor, seed: int) -> None:

@@ -2,6 +2,7 @@
 
 Letters of this package, beside those of models.base (S F M N D B t H):
     U days whose texts are encoded at once   C features: one for each modality and scale that is read
+    E blocks of numbers that stand beside them for the completion, see Network
     J tokens of an aligned feature   W width of a token   K experts   T tasks
 """
 

@@ -56,7 +56,7 @@ class Lesson:
         self.bar_mean, self.bar_std = bars.mean(0), np.maximum(bars.std(0), 1e-6)  # (4,) each
         used = [(part.days, at) for part in parts for at in (part.train, part.validation) if len(at)]
         self.lacking = not all(reader.presence(days, np.asarray(at, np.int64)).all() for days, at in used)
-        self.seen: list[tuple[Tensor, Tensor]] = []  # features (B, C, H) and presence (B, C) of this epoch's decisions
+        self.seen: list[tuple[Tensor, Tensor]] = []  # (B, C + E, H) and presence (B, C) of this epoch
 
     def run(self) -> FitReport:
         """Descend; see models.fitting."""
@@ -104,7 +104,7 @@ class Lesson:
         return self.network.loss(said.outputs, label, returned)
 
     def _encoded(self, p: int, at: range, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Encode consecutive decisions of one part as training reads them → (B, C, H), (B, C)."""
+        """Encode consecutive decisions of one part as training reads them → (B, C + E, H), (B, C)."""
         reader, c, days = self.reader, self.config, self.parts[p].days
         back, index = reader.back, np.arange(at.start - reader.back, at.stop)
         news_days, windows = reader.windows(index)
@@ -163,13 +163,13 @@ class Lesson:
         without any news) it learns from all, zeros in the place of what is missing: that is then what it fills in.
         Where nothing is missing it is not asked before the last time.
         """
-        x, present = (torch.cat(tensors) for tensors in zip(*self.seen, strict=True))  # (decisions, C, H), (…, C)
+        x, present = (torch.cat(tensors) for tensors in zip(*self.seen, strict=True))  # (decisions, C + E, H), (…, C)
         whole = present.all(1)  # (decisions,)
-        rows = (x[whole] if whole.sum() >= FEWEST else x).flatten(1)  # (n, C·H)
+        rows = x[whole] if whole.sum() >= FEWEST else x  # (n, C + E, H)
         if not last and self.network.pairs is not None:
-            self.network.pairs.measure(rows)
+            self.network.pairs.measure(rows[:, : present.shape[1]].flatten(1))
         if last or self.lacking:
-            self.network.completion.fit(rows, self.seed ^ COMPLETION_STREAM)
+            self.network.completion.fit(rows.flatten(1), self.seed ^ COMPLETION_STREAM)
         self.seen = []
 
     def _validate(self) -> tuple[float, float]:

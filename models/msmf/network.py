@@ -54,7 +54,12 @@ class Said(NamedTuple):
 
 
 class Network(nn.Module):
-    """MSMF. D: width of the language model; features: F of the market."""
+    """MSMF. D: width of the language model; features: F of the market.
+
+    Between encoders and completion a decision is C + E blocks of H: its features, and for an RBM or a DBN the numbers
+    themselves, zeros to fill the E-th block. An encoder keeps of the numbers what the tasks ask for; what they tell of
+    a missing modality may be something else.
+    """
 
     return_moments: Tensor
 
@@ -65,7 +70,9 @@ class Network(nn.Module):
         self.numeric = NumericEncoder(features, c.lookback, H, c.dropout) if "numeric" in reads else None
         self.image = ImageEncoder(c.chart.height, c.chart.width, H, c.dropout) if "image" in reads else None
         self.text = TextEncoder(D, c.lookback, H, c.heads, c.dropout) if "text" in reads else None
-        self.completion = COMPLETIONS[c.completion](len(c.features) * H)
+        numbers = c.lookback * features if "numeric" in reads and c.completion in ("rbm", "dbn") else 0
+        self.beside = -(-numbers // H)  # E
+        self.completion = COMPLETIONS[c.completion]((len(c.features) + self.beside) * H, block=H)
         self.completion.requires_grad_(False)  # it learns by contrastive divergence, not from the loss
         self.fusion = FUSIONS[c.fusion](c)
         self.tasks = Tasks(c)
@@ -75,7 +82,7 @@ class Network(nn.Module):
             self.log_variance = nn.Parameter(torch.zeros(len(c.asked)))
 
     def features(self, x: Samples, attended: Tensor, means: Tensor) -> Tensor:
-        """Encode B decisions → (B, C, H), zeros where missing. attended, means: (U, H) texts by day (eq. 2)."""
+        """Encode B decisions → (B, C + E, H), zeros where missing. attended, means: (U, H) texts by day (eq. 2)."""
         made: dict[tuple[str, str], Tensor] = {}
         if self.numeric is not None:
             made["numeric", "fine"], made["numeric", "coarse"] = self.numeric(x.numbers)  # (B, H) each
@@ -84,15 +91,45 @@ class Network(nn.Module):
         if self.text is not None:
             made["text", "fine"], made["text", "coarse"] = self.text(attended[x.day], means[x.window], x.news)
         stacked = torch.stack([made[feature] for feature in self.config.features], 1)  # (B, C, H)
-        return stacked * x.present[:, :, None]
+        if self.beside:
+            flat = x.numbers.flatten(1)  # (B, t·F)
+            flat = F.pad(flat, (0, self.beside * self.config.hidden - flat.shape[1]))  # (B, E·H)
+            stacked = torch.cat([stacked, flat.view(len(flat), self.beside, -1)], 1)  # (B, C + E, H)
+        return stacked * self._there(x.present)[:, :, None]
 
     def fill(self, x: Tensor, present: Tensor) -> Tensor:
-        """Fill what is missing of features (B, C, H), present (B, C), from what is there (eq. 1)."""
+        """Fill what is missing (eq. 1): (B, C + E, H), present (B, C) → features (B, C, H).
+
+        A modality is filled from the whole ones. What is left of itself, as the days before of a text, looks other than
+        it does in the complete rows that the completion learned from, where it holds the decision's day too.
+        """
+        C = present.shape[1]
+        own = x[:, :C]
         if bool(present.all()):
-            return x
-        each = present[:, :, None].expand_as(x).flatten(1)  # (B, C·H)
-        filled: Tensor = self.completion.fill(x.flatten(1), each)  # (B, C·H)
-        return filled.view_as(x)
+            return own
+        each = self._there(self.whole(present))[:, :, None].expand_as(x).flatten(1)  # (B, (C + E)·H)
+        filled: Tensor = self.completion.fill(x.flatten(1), each).view_as(x)
+        return torch.where(present[:, :, None], own, filled[:, :C])
+
+    def whole(self, present: Tensor) -> Tensor:
+        """(B, C) → (B, C) which features are there with all scales of their modality."""
+        names = [feature.modality for feature in self.config.features]
+        alike = torch.tensor([[one == other for other in names] for one in names], device=present.device)  # (C, C)
+        return (present[:, None, :] | ~alike).all(2)
+
+    def away(self, x: Tensor) -> Tensor:
+        """Filled features (B, C, H) → (B, C) how far from the training mean, in deviations; a training day: about 1."""
+        standard, known = self.completion.standard, x.flatten(1)  # (B, C·H)
+        rest = standard.mean[known.shape[1] :].expand(len(x), -1)  # (B, E·H)
+        white: Tensor = standard(torch.cat([known, rest], 1)).view(len(x), -1, x.shape[2])
+        return white[:, : x.shape[1]].square().mean(2).sqrt()
+
+    def _there(self, present: Tensor) -> Tensor:
+        """(B, C) → (B, C + E): the numbers are there where their features are."""
+        if not self.beside:
+            return present
+        at = [feature.modality for feature in self.config.features].index("numeric")
+        return torch.cat([present, present[:, at : at + 1].expand(-1, self.beside)], 1)
 
     def forward(self, x: Tensor, present: Tensor) -> Said:
         """Filled features (B, C, H), present (B, C) → Said."""

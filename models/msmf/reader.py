@@ -56,7 +56,7 @@ class Reader:
         return Prediction(np.concatenate(p_up), returns, weights if network.text else None)
 
     def said(self, x: Tensor, present: Tensor, low: int) -> tuple[Tensor, Said]:
-        """Run decisions of features (B, C, H), present (B, C), from ``low`` on: BATCH of them, repeats as dummies.
+        """Run decisions of features (B, C + E, H), present (B, C), from ``low`` on: BATCH of them, repeats as dummies.
 
         Returns the features with what was missing filled (BATCH, C, H), and Said.
         """
@@ -73,7 +73,7 @@ class Reader:
     def features(
         self, days: Days, at: NDArray[np.int64], images: NDArray[np.uint8] | None = None
     ) -> tuple[Tensor, Tensor, list[NDArray[np.float32]]]:
-        """Encode the decisions → features (B, C, H), present (B, C), and the weights of each one's headlines.
+        """Encode the decisions → features (B, C + E, H), present (B, C), and the weights of each one's headlines.
 
         Of forward filling the sessions before are encoded too, and what they carry forward is there in the result.
         """

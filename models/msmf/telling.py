@@ -5,22 +5,20 @@ Upstream ``models.msmf.reader``; what is told is ``models.fusions``. Letters as 
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 from numpy.typing import NDArray
+import torch
 from torch import Tensor
 
 from models.base import Days
 from models.fusions import Filled, Fusion
-from models.msmf.completion import Standard
 from models.msmf.reader import Reader, removed
 
 
 def fusion_of(reader: Reader, days: Days, day: int) -> Fusion:
     """Return how the decision on one of the days was fused; the numbers are bit for bit those of its forecast."""
     network, c = reader.network, reader.config
-    x, present, _ = reader.features(days, np.array([day]))  # (1, C, H), (1, C)
+    x, present, _ = reader.features(days, np.array([day]))  # (1, C + E, H), (1, C)
     filled, said = reader.said(x, present, 0)  # of a whole batch, this decision its every row
     blanked = c.fusion == "progressive"
     return Fusion(
@@ -48,10 +46,10 @@ def _filled(reader: Reader, days: Days, day: int, x: Tensor) -> tuple[Filled, ..
     """Say of each missing feature what stands in its place in x (B, C, H), whose first row is the decision."""
     c = reader.config
     there = reader.presence(days, np.arange(day - reader.back, day + 1))  # (back + 1, C), oldest first
-    standard = cast(Standard, reader.network.completion.standard)
-    far = standard(x.flatten(1))[0].view(x.shape[1:]).square().mean(1).sqrt()  # (C,)
+    far = reader.network.away(x)[0]  # (C,)
     # With nothing to go by a distribution says its mean.
-    method = "mean" if c.completion == "forward" or (c.completion != "zero" and not there[-1].any()) else c.completion
+    alone = not reader.network.whole(torch.from_numpy(there[-1:])).any()
+    method = "mean" if c.completion == "forward" or (c.completion != "zero" and alone) else c.completion
     made = []
     for at, feature in enumerate(c.features):
         if there[-1, at]:
