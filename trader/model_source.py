@@ -67,7 +67,8 @@ class ModelSource:
         self._host.on(event)
 
     def read_ahead(self, session: date) -> None:
-        """Embed the headlines of a session that have come so far, so that its decision has only the last to read."""
+        """Take up what has been trained, and embed the headlines of a session that have come so far."""
+        self._host.poll()
         self._embed(self._scheduler.news_so_far(session, self._clock.now()).headline)
 
     def pending(self) -> str:

@@ -230,9 +230,8 @@ class AccountService(ABC, Generic[S]):
             )
 
     def read_ahead(self) -> None:
-        """Let the source read what has come for the next session, so that its decision is quick."""
+        """Let the source do for the next session what can be done before it is due, so that its decision is quick."""
         self._warm_up()
-        self._source.pending()  # what has been trained is taken up, and what waits for its turn begins
         self._source.read_ahead(self._next())
 
     def _forget(self) -> None:

@@ -120,13 +120,9 @@ class UniverseService(AccountService[UniverseSource]):
                 why = self._late(turn.deadline, "")  # it took too long: its orders would fill at an open that is past
         if why[0]:
             missing = dict.fromkeys(self._symbols, why[1])
-        able = {symbol: one for symbol, one in made.items() if not missing.get(symbol)}
-        unable = {symbol: one.reason for symbol, one in able.items() if one.p_up is None}
-        if (
-            len(unable) > 1 and len(unable) == len(able) and len(set(unable.values())) == 1
-        ):  # what keeps all is told once
-            why, unable = ("abstain", next(iter(unable.values()))), {}
-            missing = dict.fromkeys(self._symbols, why[1])
+        unable = {symbol: one.reason for symbol, one in made.items() if one.p_up is None and not missing.get(symbol)}
+        if set(unable) == set(self._symbols) and len(set(unable.values())) == 1:  # what keeps all is told once
+            why, missing, unable = ("abstain", unable[self._symbols[0]]), unable, {}
         whole = whole_session(session, self._symbols, made, missing, self._newest)
         self._write(_Decided(session, whole, read, why, unable, latency, turn.refused), turn.requests)
         if (retrain := self._scheduler.retraining(session)) is not None:

@@ -78,7 +78,8 @@ class UniverseModels:
         self._host.retrain(event)
 
     def read_ahead(self, session: date) -> None:
-        """Embed the headlines of a session that have come so far, so that its decision has only the last to read."""
+        """Take up what has been trained, begin what waits, and embed the headlines that have come so far."""
+        self._host.poll()
         self._embed(self._scheduler.texts_so_far(session, self._clock.now()))
 
     def pending(self) -> str:
@@ -135,8 +136,6 @@ class StoredUniverse:
 
     def __init__(self, ledger: Ledger, run: int) -> None:
         self._ledger, self._run = ledger, run
-        [span] = ledger.query("SELECT min(session) AS first FROM signals WHERE run = ?", run)
-        self._first = None if span["first"] is None else date.fromisoformat(span["first"])
 
     def start(self, following: date) -> None:
         """Nothing has to be got ready."""
@@ -162,7 +161,8 @@ class StoredUniverse:
         found = self._ledger.signals(self._run, session, session)
         if found:  # that one was too young is said of itself
             return {one.symbol: one for one in found if one.p_up is not None or one.reason != TOO_YOUNG}, 0.0
-        if self._first is None or session < self._first:
+        [span] = self._ledger.query("SELECT min(session) AS first FROM signals WHERE run = ?", self._run)
+        if span["first"] is None or session < date.fromisoformat(span["first"]):
             return {}, None
         reason = f"run {self._run} has no signal of this session"
         return {symbol: abstain(session, symbol, "", reason) for symbol in self._ledger.symbols(self._run)}, None
