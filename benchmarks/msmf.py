@@ -92,6 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="", metavar="TEXT,…", help="only rows whose name holds one of these")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them")
     parser.add_argument("--missing", type=float, default=0.0, help="share of days without any headline")
     parser.add_argument("--outage", action="store_true", help="they are missing on the test days alone")
     parser.add_argument("--hard", action="store_true", help="at the market's default dials")
@@ -103,22 +104,23 @@ def main() -> int:
     rows = {name: row for name, row in rows.items() if not wanted or any(text in name for text in wanted)}
     dials = replace(Dials() if asked.hard else CLEAR, missing=asked.missing)
     best = best_accuracy(dials)
-    print(f"best reachable {best:.3f}, {asked.seeds} seeds")
+    seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
+    print(f"best reachable {best:.3f}, {asked.seeds} seeds from {asked.first_seed} on")
     print(
         f"{'':<18}{'accuracy':>10}{'±':>8}{'of the gain':>13}{'silent days':>13}{'CPU s':>8}{'first row ahead by':>21}",
         flush=True,
     )
     with TemporaryDirectory() as new, ProcessPoolExecutor(asked.workers) as pool:
         folder = asked.cache or new
-        for seed in range(asked.seeds):
+        for seed in seeds:
             market(replace(dials, seed=seed, missing=0.0), folder)  # embedded once, before the processes ask for it
         first = None
         for name, row in rows.items():
-            jobs = [pool.submit(fitted, row, seed, dials, asked.outage, folder) for seed in range(asked.seeds)]
+            jobs = [pool.submit(fitted, row, seed, dials, asked.outage, folder) for seed in seeds]
             accuracy, silent, seconds = np.array([job.result() for job in jobs]).T
             first = accuracy if first is None else first
             share, ahead = (accuracy.mean() - 0.5) / (best - 0.5), first - accuracy
-            said = f"{ahead.mean():>+13.3f} ± {half_width(ahead):.3f}" if ahead.any() else ""
+            said = f"{ahead.mean():>+13.3f} ± {half_width(ahead):.3f}" if name != next(iter(rows)) else ""
             print(
                 f"{name:<18}{accuracy.mean():>10.3f}{half_width(accuracy):>8.3f}{share:>12.0%} {silent.mean():>13.3f}"
                 f"{seconds.mean():>8.0f}{said}",

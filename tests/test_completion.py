@@ -32,6 +32,7 @@ STACK = CompletionConfig(hidden=(48, 24), epochs=15, refresh_epochs=5)
 
 MADE: dict[str, Callable[[int], RbmCompletion | DbnCompletion | MeanFilling | ZeroFilling]] = {
     "rbm": lambda width: RbmCompletion(width, QUICK),
+    "whitened": lambda width: RbmCompletion(width, QUICK, block=4),
     "dbn": lambda width: DbnCompletion(width, STACK),
     "mean": MeanFilling,
     "zero": ZeroFilling,
@@ -79,14 +80,25 @@ def test_it_fills_a_masked_half_of_a_planted_mixture_nearly_as_well_as_who_knows
     assert planted.mean_rmse == pytest.approx(error(planted, MeanFilling(64)), rel=1e-5)
 
 
-@pytest.mark.parametrize(("noise", "of_mean", "of_optimum"), [(0.7, 0.65, 1.05), (0.3, 0.40, 1.12)])
+@pytest.mark.parametrize(
+    ("noise", "block", "of_mean", "of_optimum"),
+    [(0.7, 1, 0.65, 1.05), (0.3, 1, 0.40, 1.12), (0.7, 32, 0.65, 1.08), (0.3, 32, 0.40, 1.22)],
+)
 def test_a_missing_block_is_filled_from_the_factors_it_shares_with_the_others(
-    noise: float, of_mean: float, of_optimum: float
+    noise: float, block: int, of_mean: float, of_optimum: float
 ) -> None:
     planted = blocks(noise)
-    rmse = error(planted, RbmCompletion(96))
+    rmse = error(planted, RbmCompletion(96, block=block))
     assert rmse < of_mean * planted.mean_rmse
     assert rmse < of_optimum * planted.optimal_rmse
+
+
+def test_a_whitened_block_that_is_there_in_part_is_refused() -> None:
+    model, v = fitted("whitened"), rows(4)
+    present = torch.ones(4, V, dtype=torch.bool)
+    present[2, 5] = False
+    with pytest.raises(ModelError, match="a block of features is there in part"):
+        model.fill(v, present)
 
 
 def test_what_two_blocks_share_is_found_though_one_of_them_is_full_of_something_else() -> None:
@@ -225,7 +237,8 @@ def test_a_rows_bits_depend_neither_on_its_neighbours_nor_on_how_many_there_are(
     generator = torch.Generator().manual_seed(0)
     model, v = MADE[kind](width), torch.randn(3 * FILL_BATCH + 5, width, generator=generator)
     model.fit(v, seed=1)
-    present = torch.rand(v.shape, generator=generator) < 0.5
+    block = 4 if kind == "whitened" else 1
+    present = (torch.rand(len(v), width // block, generator=generator) < 0.5).repeat_interleave(block, 1)
     together = model.fill(v, present)
     for B in (1, 3, 8, 64, 65, 130):
         assert torch.equal(model.fill(v[-B:], present[-B:]), together[-B:])
@@ -233,7 +246,7 @@ def test_a_rows_bits_depend_neither_on_its_neighbours_nor_on_how_many_there_are(
     assert torch.equal(model.fill(v[order], present[order]), together[order])
 
 
-@pytest.mark.parametrize("kind", ["rbm", "dbn"])
+@pytest.mark.parametrize("kind", ["rbm", "whitened", "dbn"])
 def test_same_seed_same_bytes_whatever_the_global_stream_and_the_threads(kind: str) -> None:
     first = fitted(kind).state_dict()
     threads, _ = torch.get_num_threads(), torch.manual_seed(12345)

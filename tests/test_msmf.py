@@ -149,6 +149,19 @@ def test_a_modality_is_filled_from_the_whole_ones_and_not_from_what_is_left_of_i
         assert not torch.equal(filled(seen), net.fill(x, there)[:, at["text", "fine"]])
 
 
+def test_the_completion_learns_from_features_as_a_forecast_makes_them_without_dropout() -> None:
+    on = days()
+    model = trained(on, dropout=0.5, lookback=1, epochs=3, patience=3)
+    reader = model._trained()
+    with torch.no_grad():
+        x, present, _ = reader.features(on, np.asarray(TRAIN))
+        standard = reader.network.completion.standard
+        white = standard(x[present.all(1)].flatten(1)).view(-1, *x.shape[1:])  # (n, C + E, H)
+    rank = torch.linalg.matrix_rank(standard.inverse)  # (C + E,)
+    moved = white.square().sum(2).mean(0) / rank
+    assert moved.sub(1).abs().max() < 0.05, moved
+
+
 def test_the_pairs_of_an_untrained_network_add_little_and_its_first_step_lets_them_learn_for_each_task() -> None:
     torch.manual_seed(0)
     net = Network(MsmfConfig(**SMALL), D, F).eval()

@@ -61,7 +61,8 @@ class Completion(Protocol):
         """Return (B, V) where present (B, V) is bit for bit v, and what is missing, whatever v holds there, is filled.
 
         Gradients flow to the present entries of v; none flow through a filled one, nor into the completion.
-        ModelError where shapes do not fit, where a present number is none, or before the first fit.
+        ModelError where shapes do not fit, where a block whitened as one is there in part, where a present number is
+        none, or before the first fit.
         """
         ...
 
@@ -104,7 +105,7 @@ class Standard(nn.Module):
         """Take over the statistics of (N, V); a direction that varies by rounding alone counts as constant."""
         mean = rows.double().mean(0)
         n, width, _ = self.root.shape
-        parts = (rows - mean).view(-1, n, width).transpose(0, 1)  # (n, N, width)
+        parts = (rows - mean).reshape(-1, n, width).transpose(0, 1)  # (n, N, width)
         variance, axes = torch.linalg.eigh(parts.transpose(1, 2) @ parts / len(rows))  # (n, width), (n, width, width)
         least = (1e-6 * mean.abs() + 1e-12).view(n, width).amax(1, keepdim=True)  # (n, 1)
         least = torch.maximum(least, NARROW * variance.clamp_min(0).amax(1, keepdim=True).sqrt())
@@ -154,7 +155,7 @@ class DbnCompletion(nn.Module):
             self.standard.measure(rows)
             x = self.contrast * self.standard(rows)  # (N, V)
             self.dbn.learn(x, self.config, fresh, generator)
-            far = float(self.dbn.round_trip(x).abs().max())
+            far = float(self.dbn.round_trip(x).abs().max()) / self.contrast
         if not far <= RUNAWAY:  # NaN too
             raise ModelError("a completion's training ran away", got=f"{far:.3g} deviations", do="lower learning_rate")
 
@@ -273,6 +274,9 @@ def complete(v: Tensor, present: Tensor, standard: Standard, guess: Callable[[Te
     if v.ndim != 2 or v.shape[1] != V or present.shape != v.shape or present.dtype != torch.bool:
         got = f"{tuple(v.shape)} and {tuple(present.shape)} {present.dtype}"
         raise ModelError("features and mask do not fit", got=got, expected=f"(B, {V}) each, the mask of bool")
+    each = present.reshape(len(v), -1, standard.root.shape[1])  # (B, n, width)
+    if (each.any(2) != each.all(2)).any():
+        raise ModelError("a block of features is there in part", expected="all of it, or nothing")
     require_fitted(standard)
     with torch.no_grad(), reproducible(device=str(v.device)):
         known = torch.where(present, v.detach(), 0.0)  # (B, V)

@@ -173,7 +173,10 @@ class Lesson:
         self.seen = []
 
     def _validate(self) -> tuple[float, float]:
-        self._refresh()
+        if self.lacking:  # what is filled in a forecast carries no dropout, so must not what it was learned from
+            self._look_once()
+        else:
+            self._refresh()
         said, label = [], []
         for part, images in zip(self.parts, self.images, strict=True):
             if len(part.validation):
